@@ -1,0 +1,1 @@
+"""LoRA and LoCon for every model family."""

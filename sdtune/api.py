@@ -1,0 +1,65 @@
+"""What plugins import, with `sdtune.testing` and nothing else; torch-bound names are imported on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sdtune.config.base import Options
+from sdtune.errors import ConfigError, DataError, ModelError, Problem, Problems, SdtuneError
+from sdtune.hookspecs import hookimpl
+from sdtune.randomness import derive_generator, derive_seed
+from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec
+
+if TYPE_CHECKING:
+    from sdtune.adapters import TargetRule, match_targets
+    from sdtune.data.types import ImageRecord, Subset
+    from sdtune.export.artifact import Artifact
+    from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
+    from sdtune.train.info import RunInfo
+    from sdtune.train.method import Method, ParamGroup, StepOutput
+    from sdtune.train.observers import Observer, StepReport
+    from sdtune.train.run import Run
+
+_LAZY = {
+    "Artifact": "sdtune.export.artifact",
+    "Conditioning": "sdtune.models.base",
+    "DiffusionModel": "sdtune.models.base",
+    "ImageRecord": "sdtune.data.types",
+    "Method": "sdtune.train.method",
+    "Observer": "sdtune.train.observers",
+    "ParamGroup": "sdtune.train.method",
+    "Part": "sdtune.models.base",
+    "Posterior": "sdtune.models.base",
+    "Run": "sdtune.train.run",
+    "RunInfo": "sdtune.train.info",
+    "StepOutput": "sdtune.train.method",
+    "StepReport": "sdtune.train.observers",
+    "Subset": "sdtune.data.types",
+    "Target": "sdtune.models.base",
+    "TargetRule": "sdtune.adapters",
+    "match_targets": "sdtune.adapters",
+}
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "FamilySpec",
+    "MethodSpec",
+    "ModelError",
+    "Options",
+    "Problem",
+    "Problems",
+    "SdtuneError",
+    "TaggerSpec",
+    "derive_generator",
+    "derive_seed",
+    "hookimpl",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

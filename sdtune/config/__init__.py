@@ -1,0 +1,1 @@
+"""Configuration: one strict schema, files with origins, and everything derived from them."""

@@ -1,0 +1,262 @@
+"""The schema of a run: every option of the core, its type, default, bounds and meaning.
+
+A method's own options stand in a section named after the method; `sdtune.config.compose` adds it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from sdtune.config.base import Options
+
+CaptionSource = Literal["auto", "txt", "caption", "json", "class_text", "filename", "empty"]
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+LearningRate = Annotated[float, Field(ge=0, le=1000)]
+
+
+class ModelOptions(Options):
+    """The base model."""
+
+    path: str = "demo"
+    """A webui single file (.safetensors), a diffusers folder, or `demo` for the small model that comes with sdtune."""
+    family: str = "auto"
+    """Model family, e.g. `sd1`; `auto` reads it from the names and shapes in the file."""
+    tokenizer: Path | None = None
+    """Folder with vocab.json and merges.txt, for single files, which have none. None looks in the usual places."""
+    clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
+    """Which hidden state of the text encoder is used: 1 the last, 2 the one before, as in webui."""
+
+
+class BucketOptions(Options):
+    """Aspect-ratio buckets: images of like shape are trained together, cropped as little as possible."""
+
+    enabled: bool = True
+    """Off: every image is resized and centre-cropped to the resolution."""
+    min_px: PositiveInt = 256
+    """Shortest side of a bucket; lowered to fit a resolution below it."""
+    max_px: PositiveInt | None = None
+    """Longest side of a bucket; None: twice the longer side of the resolution, so wide pictures keep their area."""
+    step_px: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    """Sides of buckets are multiples of this; lowered to 8 when the resolution is below 256."""
+    no_upscale: bool = False
+    """Never enlarge: small images get buckets of their own size."""
+
+
+class SubsetOptions(Options):
+    """One folder of images with its own treatment."""
+
+    path: Path
+    """Folder with images."""
+    repeats: PositiveInt | None = None
+    """How often each image is seen in an epoch; None: the number before `_` in the folder's name, else 1."""
+    class_text: str | None = None
+    """Caption for images without one, when `captions: class_text`; None: the folder's name after `N_`."""
+    captions: CaptionSource | None = None
+    """Where captions come from; None: as `data.captions`."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of this subset's loss."""
+
+
+class CacheOptions(Options):
+    """Latents and text hidden states, computed once and kept by content."""
+
+    latents: Literal["disk", "ram", "off"] = "disk"
+    """`disk` keeps the VAE's mean and std for later runs; `ram` for this run; `off` encodes at each step."""
+    text: Literal["disk", "ram", "off"] = "ram"
+    """The same for the text encoder's output; only where the method does not train the text encoder."""
+    dir: Path | None = None
+    """Cache folder; None: the user's cache folder, never the image folder."""
+    vae_batch_size: PositiveInt = 1
+    """Images encoded at once while the cache is filled."""
+
+
+class DataOptions(Options):
+    """Images and captions."""
+
+    path: Path | None = None
+    """A folder of images, or of `N_name` folders (N repeats)."""
+    subsets: tuple[SubsetOptions, ...] = ()
+    """Several folders, each with its own options; instead of `path`."""
+    captions: CaptionSource = "auto"
+    """`auto`: the caption file type found (.txt or .caption). Without any: choose class_text, filename or empty."""
+    captions_json: Path | None = None
+    """With `captions: json`: one JSON map from file name (or path in the folder) to caption."""
+    class_text: str | None = None
+    """Caption of every image with `captions: class_text`, e.g. "photo of zwx dog"; overrides the folder's name."""
+    resolution: str = "512"
+    """Side in px, or WIDTHxHEIGHT; with buckets only the area counts."""
+    buckets: BucketOptions = BucketOptions()
+    """Aspect-ratio buckets."""
+    flip: bool = False
+    """Mirror half of the visits, left to right; not for faces, text, or things with a side."""
+    shuffle_tags: bool = False
+    """Shuffle comma-separated tags at each visit."""
+    keep_tags: Annotated[int, Field(ge=0)] = 0
+    """With `shuffle_tags`: this many tags at the front stay in place."""
+    caption_dropout: Fraction = 0.0
+    """Share of visits with an empty caption."""
+    alpha_color: str = "white"
+    """Colour under transparent pixels: a name or #rrggbb."""
+    cache: CacheOptions = CacheOptions()
+    """Caches."""
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _accept_number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("resolution")
+    @classmethod
+    def _check_resolution(cls, value: str) -> str:
+        sides = value.lower().split("x")
+        if len(sides) > 2 or not all(side.isdigit() and int(side) >= 8 and int(side) % 8 == 0 for side in sides):
+            raise ValueError("resolution is a side in px or WIDTHxHEIGHT, multiples of 8, e.g. 512 or 640x448")
+        return value.lower()
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the resolution."""
+        sides = [int(side) for side in self.resolution.split("x")]
+        return sides[0], sides[-1]
+
+
+class OptimizerOptions(Options):
+    """The optimizer."""
+
+    name: str = "adamw"
+    """`adamw`, `adamw8bit` (needs the extra `bnb`)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Term against division by zero."""
+
+
+class ScheduleOptions(Options):
+    """The learning rate over the run."""
+
+    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"] = (
+        "constant"
+    )
+    """Shape of the curve."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warmup."""
+    cycles: Annotated[int, Field(ge=1)] = 1
+    """Restarts of `cosine_with_restarts`."""
+    power: Annotated[float, Field(gt=0)] = 1.0
+    """Power of `polynomial`."""
+
+
+class TrainOptions(Options):
+    """The loop."""
+
+    steps: PositiveInt | None = None
+    """Optimizer steps. Give `steps` or `epochs`; there is no default length."""
+    epochs: PositiveInt | None = None
+    """Epochs: visits of every image, times its repeats."""
+    batch_size: PositiveInt = 1
+    """Images in one forward and backward."""
+    gradient_accumulation: PositiveInt = 1
+    """Batches in one optimizer step."""
+    lr: LearningRate = 1e-4
+    """Learning rate where a part has none of its own. 1e-4 suits LoRA with AdamW."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Clip the norm of all gradients together; 0 does not clip."""
+    optimizer: OptimizerOptions = OptimizerOptions()
+    """The optimizer."""
+    schedule: ScheduleOptions = ScheduleOptions()
+    """The learning-rate schedule."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute dtype of frozen parts (trained parameters stay fp32); `auto`: bf16 on a GPU, fp32 on a CPU."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in backward: less memory, about a third slower."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of every draw; the same seed gives the same run."""
+    min_timestep: Annotated[int, Field(ge=0, le=999)] = 0
+    """First timestep trained."""
+    max_timestep: Annotated[int, Field(ge=1, le=1000)] = 1000
+    """End of the timestep range; not itself trained."""
+    threads: PositiveInt | None = None
+    """CPU threads; None leaves the choice to torch. Bit-equal resume needs the same number."""
+
+
+class SaveOptions(Options):
+    """Checkpoints to resume from, and files to use."""
+
+    every_steps: PositiveInt | None = None
+    """Save a checkpoint every so many steps; the last step is always saved."""
+    every_epochs: PositiveInt | None = None
+    """Export a file (NAME-000002) every so many epochs; the last one is always exported (NAME)."""
+    keep: PositiveInt = 2
+    """How many checkpoints stay."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
+    """Precision of exported files."""
+
+
+class PreviewOptions(Options):
+    """Pictures drawn while training, always with the same seeds."""
+
+    prompts: tuple[str, ...] = ()
+    """What to draw; nothing is drawn without prompts."""
+    negative: str = ""
+    """Negative prompt."""
+    every_steps: PositiveInt | None = None
+    """Draw every so many steps."""
+    every_epochs: PositiveInt | None = None
+    """Draw every so many epochs. Before the first and after the last step pictures are always drawn."""
+    sampler: Literal["dpmpp_2m_karras", "euler_a", "ddim"] = "dpmpp_2m_karras"
+    """Sampler."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Sampling steps."""
+    cfg: Annotated[float, Field(ge=1, le=50)] = 7.0
+    """Guidance scale; 1 is no guidance."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Seed of the first picture; the next ones count up."""
+    size: str | None = None
+    """Side in px or WIDTHxHEIGHT; None: the resolution of the data."""
+
+
+class OutputOptions(Options):
+    """Where results go."""
+
+    dir: Path = Path("runs")
+    """Folder that receives the run's own folder, NAME."""
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f/\\:*?\"<>|]+$")] | None = None
+    """Name of the run, its folder and its exported file; None: METHOD-DATAFOLDER."""
+    comment: str = ""
+    """Written into the exported file's metadata."""
+
+
+class LogOptions(Options):
+    """What is written while training."""
+
+    every_steps: PositiveInt = 1
+    """Read and write loss and learning rates every so many steps."""
+    tensorboard: bool = True
+    """Write TensorBoard events into the run folder."""
+
+
+class CoreOptions(Options):
+    """A whole run, without the method's own section."""
+
+    method: str = "lora"
+    """How to train; `sdtune plugins` lists what there is."""
+    model: ModelOptions = ModelOptions()
+    """The base model."""
+    data: DataOptions = DataOptions()
+    """Images and captions."""
+    train: TrainOptions = TrainOptions()
+    """The loop."""
+    save: SaveOptions = SaveOptions()
+    """Checkpoints and exported files."""
+    preview: PreviewOptions = PreviewOptions()
+    """Pictures while training."""
+    output: OutputOptions = OutputOptions()
+    """Where results go."""
+    log: LogOptions = LogOptions()
+    """Logs."""

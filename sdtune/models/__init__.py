@@ -1,0 +1,1 @@
+"""Model families: loading, naming, and one interface for the loop."""

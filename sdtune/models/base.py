@@ -1,0 +1,173 @@
+"""The interface between the loop and a model family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
+    from sdtune.diffusion.schedule import NoiseSchedule
+
+Part = Literal["unet", "vae", "text_encoder"]
+Prediction = Literal["epsilon", "v_prediction"]
+TargetKind = Literal["attention", "resnet", "sampler", "text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where a model's parts come from.
+
+    Attributes:
+        path: Single file or diffusers folder.
+        name: Short name for metadata and logs, no folder.
+        tokenizer: Folder with vocab.json and merges.txt, or None to look in the usual places.
+        clip_skip: 1 uses the last hidden state of the text encoder.
+        dtype: Dtype in which frozen parts are held and computed.
+        device: Where parts live.
+    """
+
+    path: Path
+    name: str
+    tokenizer: Path | None
+    clip_skip: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """The VAE's answer for B images: mean and std, both (B, 4, h, w) float32, times the latent scaling factor."""
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditioning:
+    """The text side of a step.
+
+    Attributes:
+        hidden: (B, L, D) hidden states for cross-attention.
+        pooled: (B, P) pooled text, or None where the family has none.
+        time_ids: (B, 6) sizes and crops, or None where the family has none.
+    """
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A frozen layer an adapter may act on.
+
+    Attributes:
+        path: Stable dotted name, `unet.` or `text_encoder.` first, text encoders always in the `text_model.` form, e.g.
+            `text_encoder.text_model.encoder.layers.0.self_attn.q_proj`; independent of library versions.
+        module: The Linear or Conv2d.
+        part: The part it belongs to.
+        kind: `attention`: inside a transformer block, proj_in and proj_out included; `resnet`: inside a resnet;
+            `sampler`: a down- or upsampler; `text`: attention and MLP of the text encoder.
+        block: For block-wise options: `down_0`, `mid`, `up_3` in a UNet, `layer_11` in a text encoder.
+    """
+
+    path: str
+    module: nn.Module
+    part: Part
+    kind: TargetKind
+    block: str
+
+
+class DiffusionModel(nn.Module, ABC):
+    """A model whose parts are loaded when needed, frozen, in the compute dtype.
+
+    Attributes:
+        source: Where it came from.
+        family: Name of the family, e.g. `sd1`.
+        schedule: Noise schedule it was trained with.
+        prediction: What the UNet predicts.
+        latent_channels: Channels of the latents.
+        latent_factor: Pixels per latent, each way.
+        native_px: Side the family was trained at.
+    """
+
+    source: ModelSource
+    family: str
+    schedule: NoiseSchedule
+    prediction: Prediction
+    latent_channels: int
+    latent_factor: int
+    native_px: int
+
+    @abstractmethod
+    def load(self, part: Part) -> None:
+        """Load a part tensor by tensor into the source's dtype, frozen and in eval mode; nothing if it is there.
+
+        Raises:
+            ModelError: The file lacks tensors, holds others, or shapes differ.
+        """
+
+    @abstractmethod
+    def unload(self, part: Part) -> None:
+        """Free a part's memory."""
+
+    @abstractmethod
+    def is_loaded(self, part: Part) -> bool:
+        """Tell whether a part is there."""
+
+    @abstractmethod
+    def part(self, part: Part) -> nn.Module:
+        """Give a loaded part's module; the UNet is diffusers' `UNet2DConditionModel`, and so on."""
+
+    @abstractmethod
+    def part_digest(self, part: Part) -> str:
+        """Hash a part's weights as stored (hex), without loading them; the key of caches."""
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> Posterior:
+        """Encode (B, 3, H, W) float32 pixels in [-1, 1]."""
+
+    @abstractmethod
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Decode (B, 4, h, w) scaled latents to (B, 3, H, W) float32 pixels in [-1, 1]."""
+
+    @abstractmethod
+    def count_tokens(self, caption: str) -> int:
+        """Count tokens of a caption, without the start and end marks."""
+
+    @abstractmethod
+    def encode_prompt(self, captions: Sequence[str]) -> Conditioning:
+        """Encode B captions; gradients flow if a trained parameter is inside."""
+
+    @abstractmethod
+    def denoise(self, x_t: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
+        """Predict noise or velocity: x_t (B, 4, h, w), timesteps (B,) int64 in [0, 1000) -> (B, 4, h, w) float32."""
+
+    @abstractmethod
+    def targets(self, parts: Iterable[Part]) -> Iterator[Target]:
+        """List adapter sites of loaded parts in a fixed order, chosen by name."""
+
+    @abstractmethod
+    def replace(self, path: str, module: nn.Module) -> None:
+        """Put `module` where the layer `path` (as in `Target.path`) is now: so adapters come and go."""
+
+    @abstractmethod
+    def webui_key(self, path: str) -> str:
+        """Name of a target in kohya-style files, e.g. `lora_unet_down_blocks_0_...`; `lora_te_text_model_...`."""
+
+    @abstractmethod
+    def webui_state_dict(self) -> dict[str, Tensor]:
+        """All parts under the names of a webui single file."""
+
+    @abstractmethod
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute blocks of the loaded UNet (and text encoder) in backward."""

@@ -1,0 +1,1 @@
+"""What plugin authors test with: tiny models without downloads, image folders, a runner."""

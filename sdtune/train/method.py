@@ -1,0 +1,108 @@
+"""What a method is to the loop: named parameters in, artifacts out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from sdtune.config.base import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from sdtune.data.types import Subset
+    from sdtune.export.artifact import Artifact
+    from sdtune.models.base import DiffusionModel, Part
+    from sdtune.train.info import RunInfo
+
+C = TypeVar("C", bound=Options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParamGroup:
+    """Parameters that share a learning rate.
+
+    Attributes:
+        name: Shown in logs as `lr/NAME`, e.g. `unet`, `text_encoder`, `unet plus`.
+        part: The part whose output they change; decides what can be cached.
+        params: Stable name to parameter, fp32, requiring grad; names are unique over all groups.
+        lr: Learning rate; None: `train.lr`.
+        lr_scale: Factor on the rate, e.g. LoRA+.
+        modules: How many layers they act on, for the plan.
+    """
+
+    name: str
+    part: Part
+    params: Mapping[str, nn.Parameter]
+    lr: float | None = None
+    lr_scale: float = 1.0
+    modules: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutput:
+    """What one forward gave; everything stays per sample.
+
+    Attributes:
+        loss: (B,) float32 mean squared error over C, h, w, before any weight.
+        prediction: (B, 4, h, w) the model's answer.
+        target: (B, 4, h, w) what it should have been.
+        timesteps: (B,) int64.
+    """
+
+    loss: Tensor
+    prediction: Tensor
+    target: Tensor
+    timesteps: Tensor
+
+
+class Method(ABC, Generic[C]):
+    """A way to train. The loop calls `attach` once, then the rest; a method never sees the optimizer."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def parts(self) -> Sequence[Part]:
+        """List the parts that must be loaded before `attach`."""
+        return ("unet",)
+
+    @abstractmethod
+    def attach(self, model: DiffusionModel, seed: int) -> Sequence[ParamGroup]:
+        """Change the model so that it uses the new parameters; initialise them by `derive_generator(seed, ...)`."""
+
+    @abstractmethod
+    def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[Artifact]:
+        """Give the files of the method, from the parameters as they are now."""
+
+    def caption(self, text: str, subset: Subset) -> str:
+        """Treat a caption; the default leaves it as it is."""
+        return text
+
+    def loss_terms(self, out: StepOutput) -> Mapping[str, Tensor]:
+        """Split the loss into named terms (B,), which are added; the default is the diffusion loss alone."""
+        return {"diffusion": out.loss}
+
+    def after_step(self, model: DiffusionModel, step: int) -> None:
+        """Act after an optimizer step, e.g. clip norms; the default does nothing."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """Give numbers to log; the default has none."""
+        return {}
+
+
+@dataclass(slots=True)
+class Trainables:
+    """All parameter groups of a run, and what follows from them."""
+
+    groups: Sequence[ParamGroup] = field(default_factory=tuple)
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """Stable name to parameter, over all groups, in order."""
+        return {name: parameter for group in self.groups for name, parameter in group.params.items()}
+
+    def parts(self) -> set[Part]:
+        """Parts that are trained."""
+        return {group.part for group in self.groups}
