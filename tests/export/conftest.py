@@ -1,3 +1,5 @@
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 from sdtune.config.schema import CoreOptions
 from sdtune.data.types import ImageRecord, Size, Subset
 from sdtune.export.artifact import Artifact
+from sdtune.export.writer import write_artifact
 from sdtune.train.info import RunInfo
 
 SUBSET = Subset(
@@ -57,7 +60,7 @@ def artifact() -> Artifact:
         "lora_unet_b.lora_up.weight": torch.randn(8, 4, 1, 1, generator=generator),
         "lora_unet_b.lora_down.weight": torch.randn(3, 8, generator=generator).T,
         "lora_unet_b.alpha": torch.tensor(11.31),
-        "lora_unet_a.lora_down.weight": torch.randn(400_000, generator=generator),
+        "lora_unet_a.lora_down.weight": torch.randn(400, generator=generator),
     }
     return Artifact(
         kind="lora",
@@ -67,3 +70,25 @@ def artifact() -> Artifact:
         keep_dtype=(".alpha",),
         architecture_suffix="/lora",
     )
+
+
+@pytest.fixture
+def run_dir(tmp_path, artifact, info) -> Path:
+    folder = tmp_path / "runs" / "dog"
+    write_artifact(artifact, info, folder / "exports", dtype="fp16")
+    facts = {"name": "dog", "trigger": "zwx dog", "family": "sd1", "kind": "lora", "more": 1}
+    (folder / "run.json").write_text(json.dumps(facts))
+    for second, name in enumerate(["step-000200.png", "before.png"]):
+        path = folder / "previews" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name.encode())
+        os.utime(path, (1_000 - second, 1_000 - second))
+    return folder
+
+
+@pytest.fixture
+def webui(tmp_path) -> Path:
+    root = tmp_path / "webui"
+    (root / "models" / "Lora").mkdir(parents=True)
+    (root / "webui.py").touch()
+    return root
