@@ -139,9 +139,6 @@ def _report(error: BaseException) -> int:
             return INTERRUPT_EXIT
         case SystemExit():
             return error.code if isinstance(error.code, int) else BUG_EXIT
-        case BrokenPipeError():  # the reader, e.g. `head`, has seen enough; nothing may be written at exit either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         case OSError(errno=number) if number in ENVIRONMENT_ERRNOS:
             _print_errors([f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)])
             return PlatformError.exit_code
