@@ -224,10 +224,10 @@ class PreviewOptions(Options):
 class OutputOptions(Options):
     """Where results go."""
 
-    dir: Path = Path("runs")
-    """Folder that receives the run's own folder, NAME."""
+    dir: Path | None = None
+    """The run's folder, made for it; None: runs/NAME."""
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f/\\:*?\"<>|]+$")] | None = None
-    """Name of the run, its folder and its exported file; None: METHOD-DATAFOLDER."""
+    """Name of the run and of its exported file; None: DATAFOLDER-METHOD."""
     comment: str = ""
     """Written into the exported file's metadata."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sdtune.config.base import Options
@@ -91,18 +91,3 @@ class Method(ABC, Generic[C]):
     def metrics(self) -> Mapping[str, float]:
         """Give numbers to log; the default has none."""
         return {}
-
-
-@dataclass(slots=True)
-class Trainables:
-    """All parameter groups of a run, and what follows from them."""
-
-    groups: Sequence[ParamGroup] = field(default_factory=tuple)
-
-    def named(self) -> dict[str, nn.Parameter]:
-        """Stable name to parameter, over all groups, in order."""
-        return {name: parameter for group in self.groups for name, parameter in group.params.items()}
-
-    def parts(self) -> set[Part]:
-        """Parts that are trained."""
-        return {group.part for group in self.groups}
