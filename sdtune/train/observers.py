@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,7 @@ class MetricsObserver(Observer):
             "grad_norm": report.grad_norm,
             "images_seen": report.images_seen,
             "seconds": round(report.seconds, 4),
+            "time": round(time.time(), 3),
             **{f"lr/{name}": rate for name, rate in report.lrs.items()},
             **{f"loss/{name}": value for name, value in report.terms.items()},
             **report.metrics,
