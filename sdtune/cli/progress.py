@@ -8,13 +8,40 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sdtune.train.launch import Screen
 from sdtune.train.observers import Observer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.progress import TaskID
+
     from sdtune.train.observers import StepReport
     from sdtune.train.run import Run
 
 _QUIET_S = 10.0
+
+
+class ConsoleScreen(Screen):
+    """Print on standard error; standard output is for results."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._said_at = 0.0
+
+    def say(self, text: str) -> None:
+        """Show a line or a paragraph as it is."""
+        self._console.print(text, markup=False)
+
+    def caching(self, what: str, done: int, count: int) -> None:
+        """Show how far a cache is filled: at both ends, and now and then."""
+        if done in (1, count) or time.monotonic() - self._said_at >= _QUIET_S:
+            self._said_at = time.monotonic()
+            self.say(f"caching {what}: {done} of {count}")
+
+    def observers(self) -> Sequence[Observer]:
+        """Give the progress of the training."""
+        return (ConsoleObserver(self._console),)
 
 
 class ConsoleObserver(Observer):
@@ -24,7 +51,7 @@ class ConsoleObserver(Observer):
         self._console = console
         self._clock = Speed()
         self._progress: Progress | None = None
-        self._task = None
+        self._task: TaskID | None = None
         self._said_at = 0.0
 
     def on_start(self, run: Run, step: int) -> None:

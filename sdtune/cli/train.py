@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sdtune.config.compose import Loaded
     from sdtune.plugins import Registry
-    from sdtune.specs import MethodSpec
+    from sdtune.train.plan import Plan
 
 _FLAGS: Mapping[str, tuple[str, str]] = {
     "model": ("model.path", "Base model: a .safetensors file, a diffusers folder, or `demo`."),
@@ -127,10 +127,14 @@ def train(
     if resume is not None:
         _resume(ctx, resume, request, stop_after)
         return
+    loaded = _load(ctx, request)
+    if dry_run:
+        click.echo(_plan(ctx, loaded).render())
+        return
+    from sdtune.cli.progress import ConsoleScreen
     from sdtune.train.launch import start
 
-    loaded, spec = _load(ctx, request)
-    start(loaded, spec, _registry(ctx), _console(), stop_after=stop_after, dry_run=dry_run, overwrite=overwrite)
+    start(loaded, _registry(ctx), ConsoleScreen(), stop_after=stop_after, overwrite=overwrite)
 
 
 @click.command(cls=MethodCommand)
@@ -139,12 +143,15 @@ def train(
 @click.pass_context
 def plan(ctx: click.Context, *, as_json: bool, **given: Any) -> None:
     """Show what a run would do: images, steps, what is trained, what is written."""
+    made = _plan(ctx, _load(ctx, _request(ctx, given)))
+    click.echo(json.dumps(made.to_dict(), indent=1, ensure_ascii=False) if as_json else made.render())
+
+
+def _plan(ctx: click.Context, loaded: Loaded) -> Plan:
     from sdtune.train.plan import make_plan
     from sdtune.train.run import assemble, run_folder
 
-    loaded, spec = _load(ctx, _request(ctx, given))
-    made = make_plan(assemble(loaded, spec, _registry(ctx), run_folder(loaded.options)))
-    click.echo(json.dumps(made.to_dict(), indent=1, ensure_ascii=False) if as_json else made.render())
+    return make_plan(assemble(loaded, _registry(ctx), run_folder(loaded.options)))
 
 
 def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
@@ -162,12 +169,12 @@ def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
     return Request(config=given["config"], flags=flags, overrides=given["overrides"])
 
 
-def _load(ctx: click.Context, request: Request) -> tuple[Loaded, MethodSpec]:
+def _load(ctx: click.Context, request: Request) -> Loaded:
     from sdtune.config.compose import load
+    from sdtune.config.overrides import Setting
 
-    registry = _registry(ctx)
-    loaded = load(registry, path=request.config, flags=request.flags, overrides=request.overrides)
-    return loaded, registry.method(loaded.options.method)
+    flags = [Setting(option=option, value=text, flag=flag) for option, (text, flag) in request.flags.items()]
+    return load(_registry(ctx), request.config, flags=flags, overrides=request.overrides)
 
 
 def _resume(ctx: click.Context, name: str, request: Request, stop_after: int | None) -> None:
@@ -175,15 +182,10 @@ def _resume(ctx: click.Context, name: str, request: Request, stop_after: int | N
         raise ConfigError(
             "a resumed run keeps its options", hint="give --resume alone, or start a new run in another --output"
         )
+    from sdtune.cli.progress import ConsoleScreen
     from sdtune.train.folder import find_run
     from sdtune.train.launch import resume
 
     folder = find_run(name)
-    loaded, spec = _load(ctx, Request(config=folder.config, flags={}, overrides=()))
-    resume(loaded, spec, _registry(ctx), folder, _console(), stop_after=stop_after)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    loaded = _load(ctx, Request(config=folder.config, flags={}, overrides=()))
+    resume(loaded, _registry(ctx), ConsoleScreen(), folder, stop_after=stop_after)

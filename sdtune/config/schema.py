@@ -87,8 +87,8 @@ class DataOptions(Options):
     """With `captions: json`: one JSON map from file name (or path in the folder) to caption."""
     class_text: str | None = None
     """Caption of every image with `captions: class_text`, e.g. "photo of zwx dog"; overrides the folder's name."""
-    resolution: str = "512"
-    """Side in px, or WIDTHxHEIGHT; with buckets only the area counts."""
+    resolution: str | None = None
+    """Side in px, or WIDTHxHEIGHT; with buckets only the area counts. None: the side the model was trained at."""
     buckets: BucketOptions = BucketOptions()
     """Aspect-ratio buckets."""
     flip: bool = False
@@ -111,7 +111,9 @@ class DataOptions(Options):
 
     @field_validator("resolution")
     @classmethod
-    def _check_resolution(cls, value: str) -> str:
+    def _check_resolution(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         sides = value.lower().split("x")
         if len(sides) > 2 or not all(side.isdigit() and int(side) >= 8 and int(side) % 8 == 0 for side in sides):
             raise ValueError("resolution is a side in px or WIDTHxHEIGHT, multiples of 8, e.g. 512 or 640x448")
@@ -119,7 +121,9 @@ class DataOptions(Options):
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """Width and height of the resolution."""
+        """Width and height of the resolution, once it is known."""
+        if self.resolution is None:
+            raise ValueError("the resolution is not known before the model is")
         sides = [int(side) for side in self.resolution.split("x")]
         return sides[0], sides[-1]
 

@@ -7,7 +7,6 @@ import os
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from sdtune.errors import PlatformError
+from sdtune.paths import user_cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -118,9 +119,7 @@ def open_store(mode: Literal["disk", "ram"], kind: str, options: CacheOptions) -
 
 def cache_folder(options: CacheOptions) -> Path:
     """Give the cache folder: `data.cache.dir`, or the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    return options.dir.expanduser() if options.dir is not None else Path(user_cache_path("sdtune"))
+    return options.dir.expanduser() if options.dir is not None else user_cache_folder()
 
 
 def content_key(*parts: object) -> str:

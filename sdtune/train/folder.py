@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-import platformdirs
-
 from sdtune.errors import ConfigError, PlatformError
+from sdtune.paths import user_cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,14 +70,16 @@ class RunFolder:
         return self.path / "log.txt"
 
     def create(self, *, overwrite: bool) -> None:
-        """Make a fresh folder.
+        """Make a fresh folder, as `check_free` allows.
 
         Raises:
             ConfigError: It holds something already, and `overwrite` is off, or it is not a run's folder.
             PlatformError: It cannot be made.
         """
-        if self.path.exists():
-            self._clear(overwrite=overwrite)
+        self.check_free(overwrite=overwrite)
+        if self.facts.exists():
+            with RunLock(self):
+                shutil.rmtree(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -86,7 +87,15 @@ class RunFolder:
                 f"cannot make the run folder: {error.strerror}", where=str(self.path), hint="choose another --output"
             ) from error
 
-    def _clear(self, *, overwrite: bool) -> None:
+    def check_free(self, *, overwrite: bool) -> None:
+        """Check that a new run may have the folder; nothing is changed.
+
+        Raises:
+            ConfigError: It holds something already, and `overwrite` is off, or it is not a run's folder.
+            PlatformError: It is a file.
+        """
+        if not self.path.exists():
+            return
         if not self.path.is_dir():
             raise PlatformError("the run folder is a file", where=str(self.path), hint="choose another --output")
         if not any(self.path.iterdir()):
@@ -103,8 +112,6 @@ class RunFolder:
                 where=str(self.path),
                 hint="go on with --resume, choose another --output, or discard it with --overwrite",
             )
-        with RunLock(self):
-            shutil.rmtree(self.path)
 
     def open(self) -> None:
         """Check that the folder holds a run.
@@ -176,7 +183,7 @@ def _lock(file: IO[str]) -> None:
 
 
 def _last_run_note() -> Path:
-    return Path(os.environ.get("SDTUNE_CACHE_DIR") or platformdirs.user_cache_dir("sdtune")) / "last-run"
+    return user_cache_folder() / "last-run"
 
 
 def remember_last(folder: RunFolder) -> None:

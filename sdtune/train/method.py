@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sdtune.data.types import Subset
-    from sdtune.export.artifact import Artifact
+    from sdtune.export.artifact import Artifact, ArtifactKind
     from sdtune.models.base import DiffusionModel, Part
     from sdtune.train.info import RunInfo
 
@@ -60,7 +60,13 @@ class StepOutput:
 
 
 class Method(ABC, Generic[C]):
-    """A way to train. The loop calls `attach` once, then the rest; a method never sees the optimizer."""
+    """A way to train. The loop calls `attach` once, then the rest; a method never sees the optimizer.
+
+    Attributes:
+        kind: What the method exports; decides the folder in a webui.
+    """
+
+    kind: ArtifactKind
 
     def __init__(self, config: C) -> None:
         self.config = config

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
     from sdtune.config.schema import CoreOptions
     from sdtune.data.index import DataIndex
+    from sdtune.data.text_cache import TextCache
     from sdtune.data.types import Placement, Size
     from sdtune.models.base import DiffusionModel
     from sdtune.plugins import Registry
@@ -56,6 +57,7 @@ class Run:
         placements: How each image comes to its bucket.
         timetable: Steps and epochs.
         device: Where the model computes.
+        texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
         started_at: Unix seconds.
     """
 
@@ -71,6 +73,7 @@ class Run:
     placements: tuple[Placement, ...]
     timetable: Timetable
     device: torch.device
+    texts: TextCache | None = None
     started_at: float = field(default_factory=time.time)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -158,9 +161,8 @@ class Run:
         from sdtune.export.writer import write_artifact
 
         info = self.info(step, stem)
-        dtype = DTYPES[self.options.save.dtype]
         return [
-            write_artifact(artifact, info, self.folder.exports, dtype=dtype, overwrite=True)
+            write_artifact(artifact, info, self.folder.exports, dtype=self.options.save.dtype, overwrite=True)
             for artifact in self.method.export(self.model, info)
         ]
 
@@ -178,7 +180,7 @@ def run_folder(options: CoreOptions) -> RunFolder:
     return RunFolder(options.output.dir or Path("runs") / run_name(options))
 
 
-def assemble(loaded: Loaded, spec: MethodSpec, registry: Registry, folder: RunFolder) -> Run:
+def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
     """Read images, open the model, attach the method; nothing is written.
 
     Raises:
@@ -186,20 +188,21 @@ def assemble(loaded: Loaded, spec: MethodSpec, registry: Registry, folder: RunFo
         DataError: Images or captions cannot be used.
         ModelError: The model cannot be loaded, or the method does not work on its family.
     """
-    options = loaded.options
+    options, spec = loaded.options, loaded.spec
     if options.train.steps is None and options.train.epochs is None:
         raise ConfigError("no length given", hint="say how long: --steps 800, or --epochs 10")
     index = build_index(options.data)
-    placements = place_images(index, options.data)
+    device = choose_device()
+    model = open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
+    check_family(spec, model.family)
+    options = with_native_resolution(options, model)
+    placements = place_images(index.images, options.data)
     timetable = Timetable.plan(
         batches_per_epoch=batches_per_epoch(index.images, placements, options.train.batch_size),
         accumulation=options.train.gradient_accumulation,
         steps=options.train.steps,
         epochs=options.train.epochs,
     )
-    device = choose_device()
-    model = open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
-    check_family(spec, model.family)
     method = load_method(spec, options)
     for part in method.parts():
         model.load(part)
@@ -220,6 +223,14 @@ def assemble(loaded: Loaded, spec: MethodSpec, registry: Registry, folder: RunFo
         timetable=timetable,
         device=device,
     )
+
+
+def with_native_resolution(options: CoreOptions, model: DiffusionModel) -> CoreOptions:
+    """Fill in the model's own resolution where none was given."""
+    if options.data.resolution is not None:
+        return options
+    data = options.data.model_copy(update={"resolution": str(model.native_px)})
+    return options.model_copy(update={"data": data})
 
 
 def choose_device() -> torch.device:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sdtune.data.cache import encode_each
 from sdtune.diffusion.objective import add_noise, squared_error, training_target
-from sdtune.models.base import Conditioning
 from sdtune.train.method import StepOutput
 
 if TYPE_CHECKING:
-    from sdtune.models.base import DiffusionModel
+    from sdtune.models.base import Conditioning, DiffusionModel
     from sdtune.train.method import Method
 
 
@@ -28,8 +28,8 @@ class StepInputs:
         posterior_noise: (B, C, h, w) float32.
         noise: (B, C, h, w) float32.
         timesteps: (B,) int64.
-        captions: B captions, encoded here when `hidden` is None.
-        hidden: (B, L, D) hidden states of the captions from the cache.
+        captions: B captions, encoded here when `cond` is None.
+        cond: The captions' conditioning from the cache.
         weights: (B,) float32.
     """
 
@@ -40,7 +40,7 @@ class StepInputs:
     noise: Tensor
     timesteps: Tensor
     captions: tuple[str, ...]
-    hidden: Tensor | None
+    cond: Conditioning | None
     weights: Tensor
 
 
@@ -70,11 +70,8 @@ class TrainStep(nn.Module):
         if inputs.mean is not None and inputs.std is not None:
             return inputs.mean + inputs.std * inputs.posterior_noise
         assert inputs.pixels is not None
-        with torch.no_grad():
-            posterior = self.model.encode_images(inputs.pixels)
+        posterior = encode_each(self.model.encode_images, inputs.pixels)
         return posterior.mean + posterior.std * inputs.posterior_noise
 
     def _conditioning(self, inputs: StepInputs) -> Conditioning:
-        if inputs.hidden is not None:
-            return Conditioning(hidden=inputs.hidden)
-        return self.model.encode_prompt(inputs.captions)
+        return self.model.encode_prompt(inputs.captions) if inputs.cond is None else inputs.cond
