@@ -98,7 +98,7 @@ def _registry(ctx: click.Context) -> Registry:
 
 
 def _common_flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    for flag, (_, text) in reversed(_FLAGS.items()):
+    for flag, (_, text) in reversed(list(_FLAGS.items())):
         function = click.option(f"--{flag}", f"flag_{flag}", metavar="VALUE", help=text)(function)
     function = click.option("--method", metavar="NAME", help="How to train; `sdtune plugins` lists the methods.")(
         function
@@ -117,7 +117,7 @@ def _common_flags(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--overwrite", is_flag=True, help="Discard a run that is in the output folder.")
 @click.pass_context
 def train(
-    ctx: click.Context, *, resume: str | None, stop_after: int | None, dry_run: bool, overwrite: bool, **given: Any
+    ctx: click.Context, /, *, resume: str | None, stop_after: int | None, dry_run: bool, overwrite: bool, **given: Any
 ) -> None:
     """Train: show the plan, then do it.
 
@@ -141,7 +141,7 @@ def train(
 @_common_flags
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
-def plan(ctx: click.Context, *, as_json: bool, **given: Any) -> None:
+def plan(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
     """Show what a run would do: images, steps, what is trained, what is written."""
     made = _plan(ctx, _load(ctx, _request(ctx, given)))
     click.echo(json.dumps(made.to_dict(), indent=1, ensure_ascii=False) if as_json else made.render())

@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "previews"
 
     @property
+    def grid(self) -> Path:
+        """All pictures side by side."""
+        return self.path / "grid.png"
+
+    @property
     def metrics(self) -> Path:
         """Losses and rates, one JSON object a line."""
         return self.path / "metrics.jsonl"

@@ -10,7 +10,6 @@ from sdtune.data.cache import LatentCache
 from sdtune.data.plan import plan_epoch
 from sdtune.data.tensor_store import open_store
 from sdtune.data.text_cache import TextCache
-from sdtune.models.base import Conditioning
 from sdtune.train.draws import Drawer
 from sdtune.train.memory import return_freed_memory
 from sdtune.train.step import StepInputs
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdtune.data.types import BatchPlan
+    from sdtune.models.base import Conditioning
     from sdtune.train.run import Run
     from sdtune.train.timetable import MicroStep
 
@@ -80,10 +80,7 @@ class InputSource:
         )
 
     def _conditioning(self, captions: tuple[str, ...]) -> Conditioning | None:
-        if self._texts is None:
-            return None
-        cached, device = self._texts.get(captions), self._run.device
-        return Conditioning(hidden=cached.hidden.to(device), pooled=_move(cached.pooled, device))
+        return None if self._texts is None else self._texts.get(captions).to(self._run.device)
 
 
 def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:

@@ -102,12 +102,13 @@ def _train(
             screen.caching(what, done, count)
             stop.check()
 
-        source = open_source(run, preview_texts=requests.texts(), on_progress=on_progress)
+        prompts = tuple(dict.fromkeys(text for request in requests for text in request.texts()))
+        source = open_source(run, preview_texts=prompts, on_progress=on_progress)
         keep_freed_memory()
         observers = [
             MetricsObserver(folder.metrics),
             *([TensorBoardObserver(folder.tensorboard)] if run.options.log.tensorboard else []),
-            *([PreviewObserver(requests)] if requests else []),
+            *([PreviewObserver(requests=requests)] if requests else []),
             *registry.observers(run),
             *screen.observers(),
         ]
