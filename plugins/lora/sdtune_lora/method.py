@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class LoraMethod(Method[LoraOptions]):
     """Train two small matrices beside each chosen layer."""
 
+    kind = "lora"
+
     def __init__(self, config: LoraOptions) -> None:
         super().__init__(config)
         self._layers: dict[str, LoraLayer] = {}
@@ -50,7 +52,7 @@ class LoraMethod(Method[LoraOptions]):
     def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[Artifact]:
         """Give one file with kohya-style names."""
         yield Artifact(
-            kind="lora",
+            kind=self.kind,
             stem=run.name,
             tensors=to_tensors(self._by_key(model)),
             metadata=_metadata(self.config, run.config.train.lr),

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import pytest
+from pydantic import Field
+
+from sdtune.config.base import Options
+from sdtune.config.compose import Loaded, load
+from sdtune.errors import ConfigError
+from sdtune.specs import MethodSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+
+class LoraOptions(Options):
+    """Options of a method for tests."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the matrices."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Scale is alpha / rank; None: as rank."""
+    te_lr: float | None = None
+    """Learning rate of the text encoder; None: as train.lr."""
+    block_ranks: dict[str, int] = {}
+    """Rank by block."""
+    mode: str | float = "plain"
+    """A union."""
+
+
+class WordOptions(Options):
+    """Options of a method with a required one."""
+
+    token: str
+    """The new word."""
+
+
+LORA = MethodSpec(
+    name="lora", summary="Low-rank matrices.", config=LoraOptions, factory="nowhere:Lora", flags=("rank", "alpha")
+)
+WORDS = MethodSpec(name="words", summary="New words.", config=WordOptions, factory="nowhere:Words", aliases=("ti",))
+
+
+class FakeRegistry:
+    """The two questions that loading asks."""
+
+    def methods(self) -> Mapping[str, MethodSpec]:
+        return {"lora": LORA, "words": WORDS}
+
+    def method(self, name: str) -> MethodSpec:
+        for spec in (LORA, WORDS):
+            if name in (spec.name, *spec.aliases):
+                return spec
+        raise ConfigError(f"unknown method {name!r}", hint="did you mean 'lora'?")
+
+
+@pytest.fixture
+def registry() -> FakeRegistry:
+    return FakeRegistry()
+
+
+@pytest.fixture
+def load_text(registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loaded]:
+    """Load options from text, as if written to run.yaml in the current folder."""
+    from pathlib import Path
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(text: str, *overrides: str, flags: tuple = ()) -> Loaded:
+        Path("run.yaml").write_text(text, encoding="utf-8")
+        return load(registry, Path("run.yaml"), overrides=overrides, flags=flags)
+
+    return run
+
+
+@pytest.fixture
+def problems_of(load_text: Callable[..., Loaded]) -> Callable[..., list[str]]:
+    """The problems of text that must not load."""
+
+    def run(text: str, *overrides: str, flags: tuple = ()) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load_text(text, *overrides, flags=flags)
+        return str(caught.value).splitlines()
+
+    return run

@@ -1,0 +1,97 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from sdtune.export.metadata import build_metadata
+
+
+def test_every_value_is_a_string(artifact, info):
+    assert all(isinstance(value, str) for value in build_metadata(artifact, info).values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ss_output_name", "dog"),
+        ("ss_base_model_version", "sd_v1"),
+        ("ss_v2", "False"),
+        ("ss_sd_model_name", "base"),
+        ("ss_clip_skip", "1"),
+        ("ss_resolution", "(512, 384)"),
+        ("ss_training_started_at", "1700000000.0"),
+        ("ss_num_train_images", "20"),
+        ("ss_seed", "7"),
+        ("ss_noise_offset", "None"),
+        ("ss_new_sd_model_hash", "ab" * 32),
+        ("ss_training_comment", "None"),
+        ("modelspec.sai_model_spec", "1.0.1"),
+        ("modelspec.architecture", "stable-diffusion-v1/lora"),
+        ("modelspec.implementation", "diffusers"),
+        ("modelspec.title", "dog"),
+        ("modelspec.resolution", "512x384"),
+        ("modelspec.date", "2023-11-14T22:15:00+00:00"),
+        ("modelspec.prediction_type", "epsilon"),
+        ("modelspec.timestep_range", "0,1000"),
+        ("modelspec.encoder_layer", "1"),
+        ("modelspec.trigger_phrase", "zwx dog"),
+    ],
+)
+def test_facts_are_spelled_as_readers_expect(artifact, info, key, value):
+    assert build_metadata(artifact, info)[key] == value
+
+
+@pytest.mark.parametrize(
+    ("family", "prediction", "version", "v2", "architecture"),
+    [
+        ("sd1", "v_prediction", "sd_v1_v", "False", "stable-diffusion-v1/lora"),
+        ("sd2", "epsilon", "sd_v2", "True", "stable-diffusion-v2-512/lora"),
+        ("sd2", "v_prediction", "sd_v2_v", "True", "stable-diffusion-v2-768-v/lora"),
+        ("sdxl", "epsilon", "sdxl_base_v1-0", "False", "stable-diffusion-xl-v1-base/lora"),
+        ("other", "epsilon", "other", "False", "other/lora"),
+    ],
+)
+def test_family_and_prediction_decide_the_version(artifact, info, family, prediction, version, v2, architecture):
+    metadata = build_metadata(artifact, replace(info, family=family, prediction=prediction))
+    found = metadata["ss_base_model_version"], metadata["ss_v2"], metadata["modelspec.architecture"]
+    assert found == (version, v2, architecture)
+
+
+def test_nested_values_are_json_objects(artifact, info):
+    metadata = build_metadata(artifact, info)
+    assert json.loads(metadata["ss_dataset_dirs"]) == {"10_dog": {"n_repeats": 10, "img_count": 2}}
+    assert json.loads(metadata["ss_tag_frequency"]) == {"10_dog": {"zwx dog": 2, "grass": 1, "snow": 1}}
+    assert json.loads(metadata["ss_bucket_info"])["buckets"] == {
+        "0": {"resolution": [512, 384], "count": 10},
+        "1": {"resolution": [576, 384], "count": 10},
+    }
+
+
+def test_captions_stay_private_when_asked(artifact, info):
+    metadata = build_metadata(artifact, info, with_captions=False)
+    assert "ss_tag_frequency" not in metadata
+    assert "snow" not in "".join(metadata.values())
+
+
+def test_the_methods_own_entries_win(artifact, info):
+    own = replace(artifact, metadata={"ss_learning_rate": "0.5"})
+    assert build_metadata(own, info)["ss_learning_rate"] == "0.5"
+
+
+def test_configuration_reads_back_without_folders(artifact, info):
+    config = json.loads(build_metadata(artifact, info)["sdtune_config"])
+    assert config["train"]["seed"] == 7
+    assert config["model"]["path"] == "base"
+    assert config["data"]["cache"]["dir"] == "cache"
+
+
+def test_no_folder_or_user_name_gets_in(artifact, info):
+    text = "".join(build_metadata(artifact, info).values())
+    assert "alice" not in text
+    assert "/home" not in text
+
+
+def test_home_folder_in_free_text_is_hidden(artifact, info, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/alice")
+    told = replace(artifact, metadata={"ss_note": "from /home/alice/pictures"})
+    assert build_metadata(told, info)["ss_note"] == "from ~/pictures"
