@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import ops
+import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 # mypy: disable-error-code="override"
@@ -43,12 +42,13 @@ class LinearLora(Function):
         """Give the gradients of x, D and U."""
         x, h, down, up, weight = ctx.saved_tensors
         g = _rows(grad)
-        grad_h = g @ (up * ctx.scale).to(x.dtype)
+        up = up.to(x.dtype)
+        grad_h = torch.addmm(h, g, up, beta=0, alpha=ctx.scale)  # beta = 0: the first tensor gives only its shape
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = (g @ weight).addmm_(grad_h, down.to(x.dtype)).view(x.shape)
         grad_down = (grad_h.t() @ _rows(x)).to(down.dtype)
-        grad_up = (g.t() @ h).to(up.dtype).mul_(ctx.scale)
+        grad_up = torch.addmm(up, g.t(), h, beta=0, alpha=ctx.scale).to(down.dtype)
         return grad_x, grad_down, grad_up, None, None
 
 
@@ -114,7 +114,7 @@ def _conv_backward(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple[Any, Any, Any], needs: tuple[bool, bool]
 ) -> tuple[Any, Any]:
     """Give the gradients of a convolution's input and weight, each None where not needed."""
-    backward = ops.aten.convolution_backward
+    backward = torch.ops.aten.convolution_backward
     grad_x, grad_weight, _ = backward(grad, x, weight, None, *geometry, False, [0, 0], 1, [*needs, False])
     return grad_x, grad_weight
 
