@@ -54,6 +54,14 @@ class OptionDoc:
         return ".".join(self.path)
 
     @property
+    def takes(self) -> str:
+        """What it takes, in words, e.g. `whole number, at least 1, or null`."""
+        words = self.type.replace("choice", f"one of {', '.join(self.choices)}")
+        if not self.bounds:
+            return words
+        return f"{words.removesuffix(' or null')}, {self.bounds}" + (", or null" if words.endswith(" or null") else "")
+
+    @property
     def is_item(self) -> bool:
         """It is the item of a list or of a free mapping."""
         return self.path[-1] in (INDEX, KEY)
@@ -71,6 +79,12 @@ class OptionTree:
     def __iter__(self) -> Iterator[OptionDoc]:
         """List options and sections in the order of the schema, without bare items."""
         return (doc for doc in self._docs.values() if not doc.is_item)
+
+    def including(self, other: OptionTree) -> OptionTree:
+        """Give all options of this schema, then those only the other has."""
+        return OptionTree(
+            (self._docs | {path: doc for path, doc in other._docs.items() if path not in self._docs}).values()
+        )
 
     def find(self, path: Path) -> OptionDoc | None:
         """Find an option by names and indices."""
