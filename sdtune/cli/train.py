@@ -97,9 +97,13 @@ def _registry(ctx: click.Context) -> Registry:
     return registry
 
 
+def _parameter(flag: str) -> str:
+    return f"flag_{flag.replace('-', '_')}"
+
+
 def _common_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     for flag, (_, text) in reversed(list(_FLAGS.items())):
-        function = click.option(f"--{flag}", f"flag_{flag}", metavar="VALUE", help=text)(function)
+        function = click.option(f"--{flag}", _parameter(flag), metavar="VALUE", help=text)(function)
     function = click.option("--method", metavar="NAME", help="How to train; `sdtune plugins` lists the methods.")(
         function
     )
@@ -156,9 +160,9 @@ def _plan(ctx: click.Context, loaded: Loaded) -> Plan:
 
 def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
     flags = {
-        dotted: (given[f"flag_{flag.replace('-', '_')}"], f"--{flag}")
-        for flag, (dotted, _) in _FLAGS.items()
-        if given.get(f"flag_{flag.replace('-', '_')}") is not None
+        option: (given[_parameter(flag)], f"--{flag}")
+        for flag, (option, _) in _FLAGS.items()
+        if given[_parameter(flag)] is not None
     }
     if given["method"] is not None:
         spec = _registry(ctx).method(given["method"])
