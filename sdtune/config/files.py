@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,10 +52,7 @@ class _Reader:
             with problems.collect():
                 bases.append(self._base(name, path, above))
         problems.raise_if_any()
-        tree = own
-        for base in bases:
-            tree = merge(base, tree)
-        return tree
+        return reduce(merge, (*reversed(bases), own))
 
     def _base(self, name: Node, path: Path, above: tuple[Path, ...]) -> Node:
         if not isinstance(name.value, str) or not name.value:
