@@ -122,36 +122,17 @@ class OptionTree:
 def describe(schema: type[Options]) -> OptionTree:
     """List every option of a schema, sections before their options."""
     root = schema.model_json_schema()
-    return OptionTree(_walk_properties(root, (), _defaults(schema), root.get("$defs", {})))
+    return OptionTree(_walk_properties(root, (), defaults_of(schema), root.get("$defs", {})))
 
 
-def _defaults(schema: type[Options]) -> dict[str, Any]:
-    """Give all defaults, also of factories, which JSON schema does not know; what has none is left out."""
-    sections = {
+def defaults_of(schema: type[Options]) -> dict[str, Any]:
+    """Give all defaults as nested plain data; options without a default are left out."""
+    sections = {  # not called, for a section may have options that must be given
         name: field.default_factory.model_construct()
         for name, field in schema.model_fields.items()
         if isinstance(field.default_factory, type) and issubclass(field.default_factory, Options)
     }
     return schema.model_construct(None, **sections).model_dump(mode="json", warnings=False)
-
-
-def default_tree(options: OptionTree) -> dict[str, Any]:
-    """Give all defaults as nested plain data; options without a default are left out."""
-    tree: dict[str, Any] = {}
-    for doc in options:
-        section = _descend(tree, doc.path[:-1])
-        if section is None or doc.is_required:
-            continue
-        is_plain_section = doc.is_section and "array" not in doc.kinds and "null" not in doc.kinds
-        section[doc.path[-1]] = {} if is_plain_section else doc.default
-    return tree
-
-
-def _descend(tree: dict[str, Any], path: Path) -> dict[str, Any] | None:
-    node: Any = tree
-    for key in path:
-        node = node.get(key) if isinstance(node, dict) else None
-    return node if isinstance(node, dict) else None
 
 
 def _join(first: OptionDoc, second: OptionDoc) -> OptionDoc:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -42,6 +42,24 @@ TEXTS = (
 )
 
 
+class PlainOptions(Options):
+    """One kind of a section with two kinds."""
+
+    kind: Literal["plain"] = "plain"
+    """Which kind."""
+    size: Annotated[int, Field(ge=1)] = 3
+    """Size."""
+
+
+class OtherOptions(Options):
+    """The other kind."""
+
+    kind: Literal["other"] = "other"
+    """Which kind."""
+    factor: int = 2
+    """Factor."""
+
+
 class LoraOptions(Options):
     """Options of a method for tests."""
 
@@ -55,6 +73,8 @@ class LoraOptions(Options):
     """Rank by block."""
     mode: str | float = "plain"
     """A union."""
+    layers: Annotated[PlainOptions | OtherOptions, Field(discriminator="kind")] = PlainOptions()
+    """A section with two kinds."""
 
 
 class WordOptions(Options):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sdtune.config.compose import compose_schema
-from sdtune.config.describe import default_tree, describe
+from sdtune.config.describe import defaults_of, describe
 from sdtune.config.dump import to_dict
 from sdtune.config.schema import CoreOptions
 
@@ -39,7 +39,7 @@ def test_every_option_of_the_core_is_described():
 
 
 def test_the_defaults_are_those_of_the_schema():
-    assert default_tree(describe(CoreOptions)) == to_dict(CoreOptions())
+    assert defaults_of(CoreOptions) == to_dict(CoreOptions())
 
 
 @pytest.mark.parametrize(
