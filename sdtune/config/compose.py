@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import Field, ValidationError, create_model
 
 from sdtune.config.base import Options
-from sdtune.config.describe import OptionTree, default_tree, describe
+from sdtune.config.describe import OptionTree, defaults_of, describe
 from sdtune.config.dump import DEFAULT, leaves, to_dict
 from sdtune.config.files import read_with_bases
 from sdtune.config.fit import fit
@@ -106,8 +106,8 @@ def load(
     settings = _settings(flags, overrides, problems)
     problems.raise_if_any()
     spec = _find_method(tree, settings, registry, problems)
-    options = describe(compose_schema(spec) if spec else CoreOptions)
-    defaults = from_plain(default_tree(options), DEFAULT)
+    schema = compose_schema(spec) if spec else CoreOptions
+    options, defaults = describe(schema), from_plain(defaults_of(schema), DEFAULT)
     tree = _apply(tree, settings, defaults, problems)
     tree = _drop_other_methods(tree, spec, registry, problems)
     tree, failed = resolve(tree, defaults, problems)

@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from sdtune.config.base import Options
 from sdtune.config.scalars import write_scalar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from sdtune.config.base import Options
     from sdtune.config.tree import Path
 
 INDEX = "N"
 KEY = "KEY"
+TOO_LARGE_TO_TELL = 2**53
 _TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "null": "null"}
 _PLURALS = {"integer": "whole numbers", "number": "numbers", "string": "texts"}
 JsonSchema = dict[str, Any]
@@ -57,9 +58,10 @@ class OptionDoc:
     def takes(self) -> str:
         """What it takes, in words, e.g. `whole number, at least 1, or null`."""
         words = self.type.replace("choice", f"one of {', '.join(self.choices)}")
-        if not self.bounds:
-            return words
-        return f"{words.removesuffix(' or null')}, {self.bounds}" + (", or null" if words.endswith(" or null") else "")
+        limited = ", ".join(filter(None, (words.removesuffix(" or null"), self.bounds)))
+        if not words.endswith(" or null"):
+            return limited
+        return f"{limited}, or null" if "," in limited else f"{limited} or null"
 
     @property
     def is_item(self) -> bool:
@@ -120,26 +122,17 @@ class OptionTree:
 def describe(schema: type[Options]) -> OptionTree:
     """List every option of a schema, sections before their options."""
     root = schema.model_json_schema()
-    return OptionTree(_walk_properties(root, (), {}, root.get("$defs", {})))
+    return OptionTree(_walk_properties(root, (), defaults_of(schema), root.get("$defs", {})))
 
 
-def default_tree(options: OptionTree) -> dict[str, Any]:
+def defaults_of(schema: type[Options]) -> dict[str, Any]:
     """Give all defaults as nested plain data; options without a default are left out."""
-    tree: dict[str, Any] = {}
-    for doc in options:
-        section = _descend(tree, doc.path[:-1])
-        if section is None or doc.is_required:
-            continue
-        is_plain_section = doc.is_section and "array" not in doc.kinds and "null" not in doc.kinds
-        section[doc.path[-1]] = {} if is_plain_section else doc.default
-    return tree
-
-
-def _descend(tree: dict[str, Any], path: Path) -> dict[str, Any] | None:
-    node: Any = tree
-    for key in path:
-        node = node.get(key) if isinstance(node, dict) else None
-    return node if isinstance(node, dict) else None
+    sections = {  # not called, for a section may have options that must be given
+        name: field.default_factory.model_construct()
+        for name, field in schema.model_fields.items()
+        if isinstance(field.default_factory, type) and issubclass(field.default_factory, Options)
+    }
+    return schema.model_construct(None, **sections).model_dump(mode="json", warnings=False)
 
 
 def _join(first: OptionDoc, second: OptionDoc) -> OptionDoc:
@@ -173,7 +166,7 @@ def _walk(
         default=default,
         is_required=is_required,
         is_section=bool(sections),
-        description=spec.get("description", ""),
+        description=spec.get("description") or next((branch.get("description", "") for branch in sections), ""),
     )
     for section in sections:
         yield from _walk_properties(section, path, default if isinstance(default, dict) else {}, defs)
@@ -232,4 +225,9 @@ def _bounds(branch: JsonSchema) -> str:
         ("maxLength", "at most {} characters"),
         ("maxItems", "at most {} items"),
     )
-    return ", ".join(word.format(write_scalar(branch[key])) for key, word in words if key in branch)
+    limits = {key: branch[key] for key, _ in words if key in branch and branch[key] < TOO_LARGE_TO_TELL}
+    if "prefixItems" in branch:
+        return ""
+    if "minimum" in limits and "maximum" in limits:
+        return f"{write_scalar(limits['minimum'])} to {write_scalar(limits['maximum'])}"
+    return ", ".join(word.format(write_scalar(limits[key])) for key, word in words if key in limits)

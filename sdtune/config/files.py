@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sdtune.config.tree import Node, merge
 from sdtune.config.yaml import read_file
 from sdtune.errors import ConfigError, Problems
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 BASE = "_base_"
 MAX_FILES = 64
@@ -37,8 +34,7 @@ class _Reader:
         if self._count > MAX_FILES:
             raise ConfigError(f"more than {MAX_FILES} files by {BASE}", where=str(path))
         tree = read_file(path)
-        assert not isinstance(tree.value, tuple | str)
-        options: Mapping[str, Node] = tree.value  # type: ignore[assignment]  # read_file gives mappings only
+        options = dict(tree.children())
         own = replace(tree, value={key: node for key, node in options.items() if key != BASE})
         if BASE not in options:
             return own
@@ -51,10 +47,7 @@ class _Reader:
             with problems.collect():
                 bases.append(self._base(name, path, above))
         problems.raise_if_any()
-        tree = own
-        for base in bases:
-            tree = merge(base, tree)
-        return tree
+        return reduce(merge, (*reversed(bases), own))
 
     def _base(self, name: Node, path: Path, above: tuple[Path, ...]) -> Node:
         if not isinstance(name.value, str) or not name.value:

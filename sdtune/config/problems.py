@@ -31,6 +31,7 @@ _EXPECTED = {
     "list": "a list",
     "set": "a list",
     "model": "a section",
+    "model_attributes": "a section",
     "dict": "a section",
     "none": "null",
 }
@@ -48,6 +49,7 @@ _RULES = {
     "value_error": "{error}",
     "assertion_error": "{error}",
 }
+_TAG_ERRORS = ("union_tag_invalid", "union_tag_not_found")
 _TYPE_ERROR = re.compile(r"(\w+?)_(type|parsing|parsing_size|from_float|number)")
 
 
@@ -84,7 +86,7 @@ def _path(detail: ErrorDetails, tree: Node) -> Path:
         is_last = index + 1 == len(detail["loc"])
         if child or (is_last and detail["type"] == "missing"):
             path, node = (*path, str(step)), child
-    return path
+    return (*path, _tag_name(detail)) if detail["type"] in _TAG_ERRORS else path
 
 
 def _problem(path: Path, details: list[ErrorDetails], tree: Node, options: OptionTree) -> Problem:
@@ -92,12 +94,13 @@ def _problem(path: Path, details: list[ErrorDetails], tree: Node, options: Optio
     where = _where(path, tree)
     if detail["type"] == "extra_forbidden":
         return Problem(message=f"{display(path)}: unknown option", hint=_hint(path, options), where=where)
-    if detail["type"] == "missing":
+    if detail["type"] in ("missing", "union_tag_not_found"):
         return Problem(message=f"{display(path)}: must be given", where=where)
     expected = " or ".join(dict.fromkeys(filter(None, map(_expected, details))))
     rule = _rule(detail) if not _expected(detail) else f"expected {expected}"
     hint = _close_choice(detail) if len(details) == 1 else ""
-    return Problem(message=f"{display(path)}: {rule}{_got(detail['input'])}", hint=hint, where=where)
+    value = detail["ctx"]["tag"] if detail["type"] in _TAG_ERRORS else detail["input"]
+    return Problem(message=f"{display(path)}: {rule}{_got(value)}", hint=hint, where=where)
 
 
 def _where(path: Path, tree: Node) -> str:
@@ -112,6 +115,8 @@ def _hint(path: Path, options: OptionTree) -> str:
     nested = tuple(path[-1].split("."))
     if len(nested) > 1 and options.find((*path[:-1], *nested)):
         return f"in a file write {nested[-1]!r} indented below '{'.'.join(nested[:-1])}:'"
+    if options.find(path):
+        return "it belongs to another choice made in this section"
     meant = options.suggest(path)
     return f"did you mean {meant!r}?" if meant else ""
 
@@ -121,15 +126,13 @@ def _expected(detail: ErrorDetails) -> str:
     if detail["type"] in ("literal_error", "enum"):
         return f"one of {detail['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
     if detail["type"] == "union_tag_invalid":
-        return f"{_tag_name(detail)} to be one of {detail['ctx']['expected_tags']}".replace("'", "")
+        return f"one of {detail['ctx']['expected_tags']}".replace("'", "")
     match = _TYPE_ERROR.fullmatch(detail["type"])
     return _EXPECTED.get(match[1], "") if match else ""
 
 
 def _rule(detail: ErrorDetails) -> str:
     context = {key: _number(value) for key, value in detail.get("ctx", {}).items()}
-    if detail["type"] == "union_tag_not_found":
-        return f"{_tag_name(detail)} must be given"
     if detail["type"] in _RULES:
         return _RULES[detail["type"]].format(**context)
     return detail["msg"].replace("Input should be", "must be")

@@ -7,9 +7,10 @@ import textwrap
 from typing import TYPE_CHECKING, Literal
 
 from sdtune.config.compose import compose_schema
-from sdtune.config.describe import INDEX, KEY, OptionDoc, describe
+from sdtune.config.describe import OptionDoc, defaults_of, describe
 from sdtune.config.dump import write_flow
 from sdtune.config.schema import CoreOptions
+from sdtune.config.tree import from_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -66,10 +67,13 @@ def _default(doc: OptionDoc) -> str:
 def template(spec: MethodSpec, level: Level) -> str:
     """Write a commented file to start from: the options everybody needs, or all of them."""
     wanted = {*NOVICE, *(f"{spec.name}.{flag}" for flag in spec.flags)}
+    schema = compose_schema(spec)
+    defaults = from_plain(defaults_of(schema), "")
     docs = [
         doc
-        for doc in describe(compose_schema(spec))
-        if not {INDEX, KEY} & set(doc.path) and (level == "expert" or _is_wanted(doc, wanted))
+        for doc in describe(schema)
+        if (doc.is_required and defaults.find(doc.path[:-1])) or defaults.find(doc.path)
+        if level == "expert" or _is_wanted(doc, wanted)
     ]
     lines = [f"# {spec.summary} What is left out has its default; all options: docs/options.md"]
     for doc in docs:

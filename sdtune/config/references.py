@@ -11,7 +11,7 @@ from sdtune.config.scalars import write_scalar
 from sdtune.config.tree import Node, Path, stamp
 from sdtune.errors import ConfigError, Problems
 
-MAX_VISITS = 100_000
+MAX_VISITS = 10_000
 MAX_TEXT = 100_000
 _EXPRESSION = re.compile(r"\$\$\{|\$\{((?:[^${}]|\$\{[^${}]*\})*)\}")
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
@@ -46,7 +46,7 @@ class _Resolver:
         if isinstance(node.value, Mapping | tuple):
             return _with_children(node, {key: self.walk(child, (*path, key)) for key, child in node.children()})
         try:
-            return self._resolve(node, path, ())
+            return stamp(self._resolve(node, path, ()), node.origin)
         except ConfigError as error:
             self.failed.add(path)
             self.problems.add(f"{'.'.join(path)}: {error}", where=node.origin)
@@ -54,7 +54,7 @@ class _Resolver:
 
     def _resolve(self, node: Node, path: Path, active: tuple[Path, ...]) -> Node:
         """Resolve `node`, which stands at `path`; `active` are the paths that wait for it."""
-        self.visits += 1
+        self.visits += bool(active)
         if self.visits > MAX_VISITS:
             raise ConfigError("references stand for too many values")
         if isinstance(node.value, Mapping | tuple):
@@ -70,7 +70,7 @@ class _Resolver:
     def _expand(self, node: Node, text: str, active: tuple[Path, ...]) -> Node:
         whole = _EXPRESSION.fullmatch(text)
         if whole and whole[1] is not None:
-            return stamp(self._look_up(whole[1], active), node.origin)
+            return self._look_up(whole[1], active)
         expanded = self._interpolate(text, active)
         if len(expanded) > MAX_TEXT:
             raise ConfigError("references stand for too much text")

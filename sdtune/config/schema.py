@@ -40,7 +40,7 @@ class ModelOptions(Options):
     family: str = "auto"
     """Model family, e.g. `sd1`; `auto` reads it from the names and shapes in the file."""
     tokenizer: Path | None = None
-    """Folder with vocab.json and merges.txt, for single files, which have none. None looks in the usual places."""
+    """Folder with vocab.json and merges.txt, for single files, which have none. null looks in the usual places."""
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
     """Which hidden state of the text encoder is used: 1 the last, 2 the one before, as in webui."""
 
@@ -53,7 +53,7 @@ class BucketOptions(Options):
     min_px: PositiveInt = 256
     """Shortest side of a bucket; lowered to fit a resolution below it."""
     max_px: PositiveInt | None = None
-    """Longest side of a bucket; None: twice the longer side of the resolution, so wide pictures keep their area."""
+    """Longest side of a bucket; null: twice the longer side of the resolution, so wide pictures keep their area."""
     step_px: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Sides of buckets are multiples of this; lowered to 8 when the resolution is below 256."""
     no_upscale: bool = False
@@ -66,11 +66,11 @@ class SubsetOptions(Options):
     path: Path
     """Folder with images."""
     repeats: PositiveInt | None = None
-    """How often each image is seen in an epoch; None: the number before `_` in the folder's name, else 1."""
+    """How often each image is seen in an epoch; null: the number before `_` in the folder's name, else 1."""
     class_text: str | None = None
-    """Caption for images without one, when `captions: class_text`; None: the folder's name after `N_`."""
+    """Caption for images without one, when `captions: class_text`; null: the folder's name after `N_`."""
     captions: CaptionSource | None = None
-    """Where captions come from; None: as `data.captions`."""
+    """Where captions come from; null: as `data.captions`."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of this subset's loss."""
 
@@ -83,7 +83,7 @@ class CacheOptions(Options):
     text: Literal["disk", "ram", "off"] = "ram"
     """The same for the text encoder's output; only where the method does not train the text encoder."""
     dir: Path | None = None
-    """Cache folder; None: the user's cache folder, never the image folder."""
+    """Cache folder; null: the user's cache folder, never the image folder."""
     vae_batch_size: PositiveInt = 1
     """Images encoded at once while the cache is filled."""
 
@@ -102,7 +102,7 @@ class DataOptions(Options):
     class_text: str | None = None
     """Caption of every image with `captions: class_text`, e.g. "photo of zwx dog"; overrides the folder's name."""
     resolution: Size | None = None
-    """Side in px, or WIDTHxHEIGHT; with buckets only the area counts. None: the side the model was trained at."""
+    """Side in px, or WIDTHxHEIGHT; with buckets only the area counts. null: the side the model was trained at."""
     buckets: BucketOptions = BucketOptions()
     """Aspect-ratio buckets."""
     flip: bool = False
@@ -191,7 +191,7 @@ class TrainOptions(Options):
     max_timestep: Annotated[int, Field(ge=1, le=1000)] = 1000
     """End of the timestep range; not itself trained."""
     threads: PositiveInt | None = None
-    """CPU threads; None leaves the choice to torch. Bit-equal resume needs the same number."""
+    """CPU threads; null leaves the choice to torch. Bit-equal resume needs the same number."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -235,16 +235,16 @@ class PreviewOptions(Options):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Seed of the first picture; the next ones count up."""
     size: Size | None = None
-    """Side in px or WIDTHxHEIGHT; None: the resolution of the data."""
+    """Side in px or WIDTHxHEIGHT; null: the resolution of the data."""
 
 
 class OutputOptions(Options):
     """Where results go."""
 
     dir: Path | None = None
-    """The run's folder, made for it; None: runs/NAME."""
+    """The run's folder, made for it; null: runs/NAME."""
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f/\\:*?\"<>|]+$")] | None = None
-    """Name of the run and of its exported file; None: DATAFOLDER-METHOD."""
+    """Name of the run and of its exported file; null: DATAFOLDER-METHOD."""
     comment: str = ""
     """Written into the exported file's metadata."""
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -14,6 +14,51 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+# Text that tempts a careless writer or reader.
+TEXTS = (
+    *(
+        "",
+        " ",
+        "a ",
+        " a",
+        "null",
+        "~",
+        "true",
+        "on",
+        "1e-4",
+        "007",
+        "0o17",
+        "1_000",
+        ".inf",
+        ".nan",
+        "16:9",
+        "---",
+        "...",
+    ),
+    *("- a", "? a", "a: b", "a:", "a #b", "#a", "&a", "*a", "!a", "!!str a", "|", ">", "%a", "@a", "`a`", "<<", "="),
+    *("[a]", "{a: b}", "a, b", "]", "}", "'", '"', "''", "it's", 'say "x"', "\\", "\\n", "C:\\Users\\é", "a\\"),
+    *("\n", "a\nb", "\ta", "a\tb", "\r\n", "\x00", "\x07", "\x1b[31m", "\x7f", "\x85", "\xa0", "\u2028", "\ufeff"),
+    *("\uffff", "😀", "日本語", "é", "ا", "${a.b}", "$${a}", "$$${a}", "${", "$", "${eval:1+1}", "x" * 500),
+)
+
+
+class PlainOptions(Options):
+    """One kind of a section with two kinds."""
+
+    kind: Literal["plain"] = "plain"
+    """Which kind."""
+    size: Annotated[int, Field(ge=1)] = 3
+    """Size."""
+
+
+class OtherOptions(Options):
+    """The other kind."""
+
+    kind: Literal["other"] = "other"
+    """Which kind."""
+    factor: int = 2
+    """Factor."""
+
 
 class LoraOptions(Options):
     """Options of a method for tests."""
@@ -21,13 +66,15 @@ class LoraOptions(Options):
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rank of the matrices."""
     alpha: Annotated[float, Field(gt=0)] | None = None
-    """Scale is alpha / rank; None: as rank."""
+    """Scale is alpha / rank; null: as rank."""
     te_lr: float | None = None
-    """Learning rate of the text encoder; None: as train.lr."""
-    block_ranks: dict[str, int] = {}
+    """Learning rate of the text encoder; null: as train.lr."""
+    block_ranks: dict[str, int] = Field(default_factory=dict)
     """Rank by block."""
     mode: str | float = "plain"
     """A union."""
+    layers: Annotated[PlainOptions | OtherOptions, Field(discriminator="kind")] = PlainOptions()
+    """A section with two kinds."""
 
 
 class WordOptions(Options):
@@ -85,3 +132,9 @@ def problems_of(load_text: Callable[..., Loaded]) -> Callable[..., list[str]]:
         return str(caught.value).splitlines()
 
     return run
+
+
+@pytest.fixture(params=TEXTS, ids=ascii)
+def any_text(request: pytest.FixtureRequest) -> str:
+    """Text that tempts a careless writer or reader."""
+    return request.param
