@@ -37,16 +37,24 @@ def choose_sources(folders: Sequence[Folder], options: DataOptions) -> tuple[str
 
     Raises:
         DataError: No caption files, or both kinds, where the source is `auto`.
-        ConfigError: `data.captions_json` without `json`, or the other way round.
     """
     wanted = [(folder.options and folder.options.captions) or options.captions for folder in folders]
+    open_folders = [folder for folder, source in zip(folders, wanted, strict=True) if source == "auto"]
+    found = _detect(open_folders) if open_folders else "auto"
+    return tuple(found if source == "auto" else source for source in wanted)
+
+
+def check_options(options: DataOptions) -> None:
+    """Refuse caption options that contradict each other.
+
+    Raises:
+        ConfigError: `data.captions_json` without `json`, or the other way round.
+    """
+    wanted = {options.captions, *(subset.captions for subset in options.subsets)}
     if ("json" in wanted) != (options.captions_json is not None):
         raise ConfigError(
             "data.captions=json and data.captions_json belong together", hint="set both, or neither of them"
         )
-    open_folders = [folder for folder, source in zip(folders, wanted, strict=True) if source == "auto"]
-    found = _detect(open_folders) if open_folders else "auto"
-    return tuple(found if source == "auto" else source for source in wanted)
 
 
 def read_captions(
@@ -68,7 +76,7 @@ def read_captions(
         with problems.collect():
             captions |= _caption_folder(folder, _reader(folder, source, options, table), notes)
     problems.raise_if_any()
-    return captions, [*_count_sources(folders, sources), *notes]
+    return captions, [*_count_sources(folders, sources), *_describe_unused(sources, options), *notes]
 
 
 def decode_text(data: bytes, path: Path) -> str:
@@ -229,3 +237,8 @@ def _count_sources(folders: Sequence[Folder], sources: Sequence[str]) -> list[st
         counts[f".{source}" if f".{source}" in CAPTION_SUFFIXES else source] += len(folder.listing.images)
     total = counts.total()
     return [f"captions: {count} of {total} from {source}" for source, count in counts.items()]
+
+
+def _describe_unused(sources: Sequence[str], options: DataOptions) -> list[str]:
+    is_unused = options.class_text is not None and "class_text" not in sources
+    return ["data.class_text is in no caption: that takes data.captions=class_text"] if is_unused else []

@@ -121,8 +121,11 @@ def list_folder(path: Path, root: Path) -> Listing:
     return Listing(images=tuple(images), captions=captions, folders=tuple(folders), ignored=ignored)
 
 
-def find_folders(options: DataOptions) -> tuple[Folder, ...]:
+def find_folders(options: DataOptions) -> tuple[tuple[Folder, ...], list[str]]:
     """Find the folders to train on, in any of the three shapes: parent of `N_name` folders, flat folder, list.
+
+    Returns:
+        The folders, and notes on folders that hold images but are not read.
 
     Raises:
         ConfigError: Neither or both of `data.path` and `data.subsets`.
@@ -131,10 +134,12 @@ def find_folders(options: DataOptions) -> tuple[Folder, ...]:
     if options.path is not None and options.subsets:
         raise ConfigError("both data.path and data.subsets are set", hint="keep one of them")
     if options.subsets:
-        return _listed_folders(options.subsets)
-    if options.path is None:
+        folders = _listed_folders(options.subsets)
+    elif options.path is not None:
+        folders = _folders_below(options.path)
+    else:
         raise ConfigError("no images: data.path is not set", hint="give --data FOLDER")
-    return _folders_below(options.path)
+    return folders, _describe_unread(folders, options.path)
 
 
 def _listed_folders(subsets: Sequence[SubsetOptions]) -> tuple[Folder, ...]:
@@ -182,6 +187,8 @@ def _folders_below(path: Path) -> tuple[Folder, ...]:
             if found.listing.images:
                 _refuse_unclear_child(child)
                 children.append(found)
+            elif found.is_numbered:
+                raise _no_images(child)
     problems.raise_if_any()
     if children and flat.listing.images:
         raise DataError(
@@ -192,6 +199,14 @@ def _folders_below(path: Path) -> tuple[Folder, ...]:
     if not children and not flat.listing.images:
         raise _no_images(path)
     return tuple(children) or (flat,)
+
+
+def _describe_unread(folders: Sequence[Folder], root: Path | None) -> list[str]:
+    """Name the folders that hold images but are neither listed nor directly below the data set's folder."""
+    read = {folder.path for folder in folders}
+    tops = [root] if root is not None else [folder.path for folder in folders]
+    unread = [found for top in tops for found in _folders_with_images(top, _SEARCH_DEPTH) if found not in read]
+    return [f"folders with images that are not read: {shorten([str(path) for path in unread])}"] if unread else []
 
 
 def _refuse_unclear_child(child: Path) -> None:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdtune.data.caption_sources import choose_sources, class_text, read_captions
+from sdtune.data.caption_sources import check_options, choose_sources, class_text, read_captions
 from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, shorten, stem_key
 from sdtune.data.images import decode, read_header
 from sdtune.data.types import ImageRecord, Subset
@@ -62,11 +62,12 @@ def build_index(options: DataOptions) -> DataIndex:
         ConfigError: Options that contradict each other.
         DataError: Folders, images or captions that cannot be trained on; independent problems together.
     """
-    folders = find_folders(options)
+    check_options(options)
+    folders, folder_notes = find_folders(options)
     problems = Problems(DataError)
     with problems.collect():
         sources = choose_sources(folders, options)
-    notes = _describe_folders(folders)
+    notes = [*_describe_folders(folders), *folder_notes]
     headers = _read_headers(folders, problems, notes)
     problems.raise_if_any()
     _check_stems(folders, sources, notes, problems)
@@ -183,7 +184,7 @@ def _describe_folders(folders: Sequence[Folder]) -> list[str]:
 
 
 def _describe_ignored(folders: Sequence[Folder]) -> list[str]:
-    """Count what was left aside, by reason; folders that hold the data set's own folders are not among them."""
+    """Count what was left aside, by reason."""
     ignored: Counter[str] = Counter()
     for folder in folders:
         listing = folder.listing
@@ -192,9 +193,7 @@ def _describe_ignored(folders: Sequence[Folder]) -> list[str]:
         for suffix in CAPTION_SUFFIXES:
             ignored[f"{suffix} without an image"] += len(listing.captions[suffix].keys() - stems)
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(ignored.items()) if count)
-    notes = [f"ignored files: {counts}"] if counts else []
-    inner = [f"{folder.name}/{child.name}" for folder in folders for child in folder.listing.folders]
-    return [*notes, f"folders not read: {shorten(inner)}"] if inner else notes
+    return [f"ignored files: {counts}"] if counts else []
 
 
 def _describe_copies(images: Sequence[ImageRecord]) -> list[str]:

@@ -53,7 +53,7 @@ class RamStore(TensorStore):
 
     def save(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep copies of tensors."""
-        self._entries[key] = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        self._entries[key] = _copies(tensors)
 
 
 class DiskStore(TensorStore):
@@ -90,7 +90,7 @@ class DiskStore(TensorStore):
         Raises:
             PlatformError: The disk is full or the folder cannot be written.
         """
-        entry = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        entry = _copies(tensors)
         path = self.path(key)
         unfinished = path.with_name(f".{key}.{os.getpid()}.tmp")
         try:
@@ -98,7 +98,8 @@ class DiskStore(TensorStore):
             unfinished.write_bytes(save(entry, metadata=_facts(key, entry)))
             unfinished.replace(path)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink()
             raise PlatformError(
                 f"cannot write the cache {self.folder}: {error.strerror}",
                 hint="make room, or set data.cache.dir to another folder",
@@ -126,6 +127,13 @@ def content_key(*parts: object) -> str:
     """Hash what an entry is computed from to its key (hex)."""
     text = "\x1f".join([SCHEMA_VERSION, *(f"{type(part).__name__}:{part}" for part in parts)])
     return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy to the CPU; safetensors refuses tensors that share memory."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
 
 
 def _facts(key: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
