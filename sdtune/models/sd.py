@@ -179,7 +179,7 @@ class StableDiffusion(DiffusionModel):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """transformers' `CLIPTokenizer`.
+        """The `CLIPTokenizer` of transformers.
 
         Raises:
             ModelError: None is found, or it does not belong to this text encoder.

@@ -10,13 +10,13 @@ import json
 import math
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import torch
     from torch import Tensor
@@ -78,7 +78,7 @@ class TensorFile:
         raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
         with self.path.open("rb", buffering=0) as file:
             file.seek(entry.start)
-            _read_fully(file, memoryview(raw.numpy()), self.path)
+            _read_fully(file, raw.numpy().data, self.path)
         tensor: Tensor = raw.view(getattr(torch, _TORCH[entry.dtype])).reshape(entry.shape)
         return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
@@ -150,5 +150,5 @@ def _refuse_pickle(path: Path, start: bytes) -> None:
             f"{path.name} is a pickled file ({path.suffix or 'no suffix'}), which can run code when it is opened; "
             "sdtune reads only .safetensors",
             where=str(path),
-            hint="use the model's .safetensors file, or convert it in your webui (Checkpoint Merger, save as safetensors)",
+            hint="use the model's .safetensors file, or convert it in a webui (Checkpoint Merger)",
         )

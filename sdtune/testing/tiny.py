@@ -7,7 +7,6 @@ import math
 import struct
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdtune.models import libraries
@@ -17,17 +16,20 @@ from sdtune.randomness import derive_generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import torch
     from torch import Tensor, nn
 
     from sdtune.models.base import Part
 
-WORDS = (
-    *"a an the of in on at and with photo picture painting drawing sketch style art by zwx sks toy dog cat bird".split(),
-    *"red green blue yellow black white orange purple pink brown grey gold circle square triangle star heart".split(),
-    *"house tree flower car boat mountain river sea sky sun moon cloud night day small big left right top".split(),
-    *"bottom old new soft bright dark best quality person man woman child face eye hat teapot backpack vase".split(),
+WORDS = tuple(
+    """
+    a an the of in on at and with photo picture painting drawing sketch style art by zwx sks toy dog cat bird red green
+    blue yellow black white orange purple pink brown grey gold circle square triangle star heart house tree flower car
+    boat mountain river sea sky sun moon cloud night day small big left right top bottom old new soft bright dark best
+    quality person man woman child face eye hat teapot backpack vase
+    """.split()
 )
 SPECIALS = {"unk_token": END, "bos_token": START, "eos_token": END, "pad_token": END}
 
@@ -262,7 +264,7 @@ def _header(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> bytes:
 def _bytes_of(tensor: Tensor) -> memoryview:
     import torch
 
-    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _write_json(path: Path, content: object) -> None:
