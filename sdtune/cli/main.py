@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("sdtune.cli.demo:demo", "Train on the small model that comes with sdtune."),
     "export": ("sdtune.cli.export:export", "Write a run's result where other programs look for it."),
     "config": ("sdtune.cli.config:config", "Write, show and check configurations."),
-    "models": ("sdtune.cli.models:models", "List models, and tell what a model file is."),
+    "models": ("sdtune.cli.models:models", "List models, and find or fetch CLIP's tokenizer."),
     "methods": ("sdtune.cli.plugins:methods", "List the methods there are."),
     "plugins": ("sdtune.cli.plugins:plugins", "List the plugins that were found."),
 }

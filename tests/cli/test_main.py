@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _reports_of_bugs_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def registry_with(action: Callable[[], object], name: str = "act") -> Registry:
@@ -77,7 +83,6 @@ def test_a_bug_keeps_its_traceback_in_a_file(capsys: pytest.CaptureFixture[str])
     assert err.count("\n") == 1
     report = Path(re.search(r"report (\S+)$", err.strip())[1])  # type: ignore[index]  # no match fails the test as well
     assert "Traceback" in report.read_text(encoding="utf-8")
-    report.unlink()
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
