@@ -55,10 +55,12 @@ def bare(model: Path, precision: str, steps: int, out: Path) -> None:
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    from sdtune.models.naming import unet_to_webui  # only the names; the loop is bare
+    from sdtune.models.naming import unet_layout, unet_renaming  # only the names; the loop is bare
 
+    names = list(unet.state_dict())
+    rename = unet_renaming(unet_layout(names))
     with safe_open(model, "pt") as file:
-        state = {name: file.get_tensor(unet_to_webui(name)).to(dtype) for name in unet.state_dict()}
+        state = {name: file.get_tensor(f"model.diffusion_model.{rename(name)}").to(dtype) for name in names}
     unet.load_state_dict(state, assign=True)
     unet.requires_grad_(False)
     del state
