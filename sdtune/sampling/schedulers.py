@@ -1,0 +1,52 @@
+"""diffusers' samplers for a model's own noise schedule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from sdtune.diffusion.schedule import NoiseSchedule
+    from sdtune.models.base import Prediction
+    from sdtune.sampling.request import SamplerName
+
+
+def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Prediction, steps: int) -> Any:
+    """Build a scheduler whose timesteps are set; the spacing of each is the one A1111 uses.
+
+    Args:
+        name: Sampler.
+        schedule: The noise schedule the model was trained with.
+        prediction: What the model predicts.
+        steps: Sampling steps.
+    """
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
+
+    common: dict[str, Any] = {
+        "num_train_timesteps": len(schedule),
+        "trained_betas": _betas(schedule),
+        "prediction_type": prediction,
+    }
+    scheduler: Any
+    match name:
+        case "dpmpp_2m_karras":
+            scheduler = DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", use_karras_sigmas=True)
+        case "euler_a":
+            scheduler = EulerAncestralDiscreteScheduler(**common, timestep_spacing="linspace")
+        case "ddim":
+            scheduler = DDIMScheduler(
+                **common, timestep_spacing="leading", steps_offset=1, clip_sample=False, set_alpha_to_one=False
+            )
+    scheduler.set_timesteps(steps)
+    if name != "ddim":  # DDIM keeps no position; the others would look for it, and rounded timesteps may repeat
+        scheduler.set_begin_index(0)
+    return scheduler
+
+
+def _betas(schedule: NoiseSchedule) -> list[float]:
+    # beta_t = 1 - alpha_bar_t / alpha_bar_(t-1), with alpha_bar_(-1) = 1 (Ho et al. 2020, section 2).
+    alpha_bar = schedule.alpha_bar.double()
+    before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+    betas: list[float] = (1 - alpha_bar / before).tolist()
+    return betas
