@@ -6,13 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sdtune.config.base import Options
+from sdtune.config.targets import TargetRule
 from sdtune.errors import ConfigError, DataError, ModelError, Problem, Problems, SdtuneError
 from sdtune.hookspecs import hookimpl
 from sdtune.randomness import derive_generator, derive_seed
 from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec
 
 if TYPE_CHECKING:
-    from sdtune.adapters import TargetRule, match_targets
+    from sdtune.adapters import Adapter, attach_adapters, detach_adapters, match_targets, merge_adapters
     from sdtune.data.types import ImageRecord, Subset
     from sdtune.export.artifact import Artifact
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sdtune.train.run import Run
 
 _LAZY = {
+    "Adapter": "sdtune.adapters",
     "Artifact": "sdtune.export.artifact",
     "Conditioning": "sdtune.models.base",
     "DiffusionModel": "sdtune.models.base",
@@ -37,25 +39,47 @@ _LAZY = {
     "StepReport": "sdtune.train.observers",
     "Subset": "sdtune.data.types",
     "Target": "sdtune.models.base",
-    "TargetRule": "sdtune.adapters",
+    "attach_adapters": "sdtune.adapters",
+    "detach_adapters": "sdtune.adapters",
     "match_targets": "sdtune.adapters",
+    "merge_adapters": "sdtune.adapters",
 }
 
 __all__ = [
+    "Adapter",
+    "Artifact",
+    "Conditioning",
     "ConfigError",
     "DataError",
+    "DiffusionModel",
     "FamilySpec",
+    "ImageRecord",
+    "Method",
     "MethodSpec",
     "ModelError",
+    "Observer",
     "Options",
+    "ParamGroup",
+    "Part",
+    "Posterior",
     "Problem",
     "Problems",
+    "Run",
+    "RunInfo",
     "SdtuneError",
+    "StepOutput",
+    "StepReport",
+    "Subset",
     "TaggerSpec",
+    "Target",
+    "TargetRule",
+    "attach_adapters",
     "derive_generator",
     "derive_seed",
+    "detach_adapters",
     "hookimpl",
-    *_LAZY,
+    "match_targets",
+    "merge_adapters",
 ]
 
 

@@ -6,14 +6,28 @@ A method's own options stand in a section named after the method; `sdtune.config
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sdtune.config.base import Options
 
 CaptionSource = Literal["auto", "txt", "caption", "json", "class_text", "filename", "empty"]
 PositiveInt = Annotated[int, Field(ge=1)]
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_size(value: str) -> str:
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) >= 8 and int(side) % 8 == 0 for side in sides):
+        raise ValueError("must be a side in px or WIDTHxHEIGHT, multiples of 8, e.g. 512 or 640x448")
+    return value.lower()
+
+
+Size = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_size)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(ge=0, le=1000)]
 
@@ -26,7 +40,7 @@ class ModelOptions(Options):
     family: str = "auto"
     """Model family, e.g. `sd1`; `auto` reads it from the names and shapes in the file."""
     tokenizer: Path | None = None
-    """Folder with vocab.json and merges.txt, for single files, which have none. None looks in the usual places."""
+    """Folder with vocab.json and merges.txt, for single files, which have none. null looks in the usual places."""
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
     """Which hidden state of the text encoder is used: 1 the last, 2 the one before, as in webui."""
 
@@ -39,7 +53,7 @@ class BucketOptions(Options):
     min_px: PositiveInt = 256
     """Shortest side of a bucket; lowered to fit a resolution below it."""
     max_px: PositiveInt | None = None
-    """Longest side of a bucket; None: twice the longer side of the resolution, so wide pictures keep their area."""
+    """Longest side of a bucket; null: twice the longer side of the resolution, so wide pictures keep their area."""
     step_px: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Sides of buckets are multiples of this; lowered to 8 when the resolution is below 256."""
     no_upscale: bool = False
@@ -52,11 +66,11 @@ class SubsetOptions(Options):
     path: Path
     """Folder with images."""
     repeats: PositiveInt | None = None
-    """How often each image is seen in an epoch; None: the number before `_` in the folder's name, else 1."""
+    """How often each image is seen in an epoch; null: the number before `_` in the folder's name, else 1."""
     class_text: str | None = None
-    """Caption for images without one, when `captions: class_text`; None: the folder's name after `N_`."""
+    """Caption for images without one, when `captions: class_text`; null: the folder's name after `N_`."""
     captions: CaptionSource | None = None
-    """Where captions come from; None: as `data.captions`."""
+    """Where captions come from; null: as `data.captions`."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of this subset's loss."""
 
@@ -69,7 +83,7 @@ class CacheOptions(Options):
     text: Literal["disk", "ram", "off"] = "ram"
     """The same for the text encoder's output; only where the method does not train the text encoder."""
     dir: Path | None = None
-    """Cache folder; None: the user's cache folder, never the image folder."""
+    """Cache folder; null: the user's cache folder, never the image folder."""
     vae_batch_size: PositiveInt = 1
     """Images encoded at once while the cache is filled."""
 
@@ -87,8 +101,8 @@ class DataOptions(Options):
     """With `captions: json`: one JSON map from file name (or path in the folder) to caption."""
     class_text: str | None = None
     """Caption of every image with `captions: class_text`, e.g. "photo of zwx dog"; overrides the folder's name."""
-    resolution: str = "512"
-    """Side in px, or WIDTHxHEIGHT; with buckets only the area counts."""
+    resolution: Size | None = None
+    """Side in px, or WIDTHxHEIGHT; with buckets only the area counts. null: the side the model was trained at."""
     buckets: BucketOptions = BucketOptions()
     """Aspect-ratio buckets."""
     flip: bool = False
@@ -104,22 +118,17 @@ class DataOptions(Options):
     cache: CacheOptions = CacheOptions()
     """Caches."""
 
-    @field_validator("resolution", mode="before")
-    @classmethod
-    def _accept_number(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("resolution")
-    @classmethod
-    def _check_resolution(cls, value: str) -> str:
-        sides = value.lower().split("x")
-        if len(sides) > 2 or not all(side.isdigit() and int(side) >= 8 and int(side) % 8 == 0 for side in sides):
-            raise ValueError("resolution is a side in px or WIDTHxHEIGHT, multiples of 8, e.g. 512 or 640x448")
-        return value.lower()
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if self.path is not None and self.subsets:
+            raise ValueError("give either path or subsets, not both")
+        return self
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """Width and height of the resolution."""
+        """Width and height of the resolution, once it is known."""
+        if self.resolution is None:
+            raise ValueError("the resolution is not known before the model is")
         sides = [int(side) for side in self.resolution.split("x")]
         return sides[0], sides[-1]
 
@@ -182,7 +191,15 @@ class TrainOptions(Options):
     max_timestep: Annotated[int, Field(ge=1, le=1000)] = 1000
     """End of the timestep range; not itself trained."""
     threads: PositiveInt | None = None
-    """CPU threads; None leaves the choice to torch. Bit-equal resume needs the same number."""
+    """CPU threads; null leaves the choice to torch. Bit-equal resume needs the same number."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give either steps or epochs, not both")
+        if self.min_timestep >= self.max_timestep:
+            raise ValueError("min_timestep must be below max_timestep")
+        return self
 
 
 class SaveOptions(Options):
@@ -217,17 +234,17 @@ class PreviewOptions(Options):
     """Guidance scale; 1 is no guidance."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Seed of the first picture; the next ones count up."""
-    size: str | None = None
-    """Side in px or WIDTHxHEIGHT; None: the resolution of the data."""
+    size: Size | None = None
+    """Side in px or WIDTHxHEIGHT; null: the resolution of the data."""
 
 
 class OutputOptions(Options):
     """Where results go."""
 
-    dir: Path = Path("runs")
-    """Folder that receives the run's own folder, NAME."""
+    dir: Path | None = None
+    """The run's folder, made for it; null: runs/NAME."""
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f/\\:*?\"<>|]+$")] | None = None
-    """Name of the run, its folder and its exported file; None: METHOD-DATAFOLDER."""
+    """Name of the run and of its exported file; null: DATAFOLDER-METHOD."""
     comment: str = ""
     """Written into the exported file's metadata."""
 

@@ -65,6 +65,14 @@ class Conditioning:
     pooled: Tensor | None = None
     time_ids: Tensor | None = None
 
+    def to(self, device: torch.device) -> Conditioning:
+        """Give the same on a device."""
+        return Conditioning(
+            hidden=self.hidden.to(device),
+            pooled=None if self.pooled is None else self.pooled.to(device),
+            time_ids=None if self.time_ids is None else self.time_ids.to(device),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sdtune.config.base import Options
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sdtune.data.types import Subset
-    from sdtune.export.artifact import Artifact
+    from sdtune.export.artifact import Artifact, ArtifactKind
     from sdtune.models.base import DiffusionModel, Part
     from sdtune.train.info import RunInfo
 
@@ -60,7 +60,13 @@ class StepOutput:
 
 
 class Method(ABC, Generic[C]):
-    """A way to train. The loop calls `attach` once, then the rest; a method never sees the optimizer."""
+    """A way to train. The loop calls `attach` once, then the rest; a method never sees the optimizer.
+
+    Attributes:
+        kind: What the method exports; decides the folder in a webui.
+    """
+
+    kind: ArtifactKind
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -91,18 +97,3 @@ class Method(ABC, Generic[C]):
     def metrics(self) -> Mapping[str, float]:
         """Give numbers to log; the default has none."""
         return {}
-
-
-@dataclass(slots=True)
-class Trainables:
-    """All parameter groups of a run, and what follows from them."""
-
-    groups: Sequence[ParamGroup] = field(default_factory=tuple)
-
-    def named(self) -> dict[str, nn.Parameter]:
-        """Stable name to parameter, over all groups, in order."""
-        return {name: parameter for group in self.groups for name, parameter in group.params.items()}
-
-    def parts(self) -> set[Part]:
-        """Parts that are trained."""
-        return {group.part for group in self.groups}

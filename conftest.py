@@ -1,0 +1,29 @@
+"""What every test runs in: no network, a cache of its own, one thread, fixed seeds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Before anything imports torch or a hub client: they read these once.
+os.environ |= {"HF_HUB_OFFLINE": "1", "SDTUNE_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ.pop("SDTUNE_DISABLE_PLUGINS", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDTUNE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    if "torch" in sys.modules:  # light tests stay light
+        sys.modules["torch"].manual_seed(0)

@@ -1,0 +1,196 @@
+"""`sdtune train` and `sdtune plan`: from options to a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sdtune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sdtune.config.compose import Loaded
+    from sdtune.plugins import Registry
+    from sdtune.train.plan import Plan
+
+_FLAGS: Mapping[str, tuple[str, str]] = {
+    "model": ("model.path", "Base model: a .safetensors file, a diffusers folder, or `demo`."),
+    "data": ("data.path", "Folder of images, or of N_name folders."),
+    "output": ("output.dir", "Folder for the run; default runs/NAME."),
+    "name": ("output.name", "Name of the run and of its file."),
+    "steps": ("train.steps", "Optimizer steps."),
+    "epochs": ("train.epochs", "Epochs, instead of steps."),
+    "lr": ("train.lr", "Learning rate."),
+    "batch-size": ("train.batch_size", "Images in one batch."),
+    "resolution": ("data.resolution", "Side in px, or WIDTHxHEIGHT; default the model's own."),
+    "precision": ("train.precision", "auto, fp32, bf16 or fp16."),
+    "seed": ("train.seed", "Seed of every random draw."),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked for on the command line.
+
+    Attributes:
+        config: A configuration file.
+        flags: Dotted option to (text, the flag it came from).
+        overrides: Positional `a.b=c`.
+    """
+
+    config: Path | None
+    flags: Mapping[str, tuple[str, str]]
+    overrides: tuple[str, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was asked for."""
+        return self.config is None and not self.flags and not self.overrides
+
+
+class MethodCommand(click.Command):
+    """A command that also takes the chosen method's own flags."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Find `--method` first, so that its flags are known to the parser and to the help."""
+        ctx.meta["sdtune.method"] = _peek(args)
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Give the common flags and those of the method."""
+        return [*super().get_params(ctx), *_method_flags(ctx)]
+
+
+def _peek(args: list[str]) -> str | None:
+    for position, word in enumerate(args):
+        if word == "--method" and position + 1 < len(args):
+            return args[position + 1]
+        if word.startswith("--method="):
+            return word.partition("=")[2]
+    return None
+
+
+def _method_flags(ctx: click.Context) -> list[click.Parameter]:
+    name = ctx.meta.get("sdtune.method")
+    if not name or ctx.obj is None:
+        return []
+    spec = _registry(ctx).method(name)
+    taken = {*_FLAGS, "method", "config", "resume"}
+    return [
+        click.Option(
+            [f"--{flag.replace('_', '-')}", f"method_{flag}"],
+            metavar="VALUE",
+            help=f"[{spec.name}] {spec.config.model_fields[flag].description}",
+        )
+        for flag in spec.flags
+        if flag not in taken
+    ]
+
+
+def _registry(ctx: click.Context) -> Registry:
+    registry: Registry = ctx.find_root().obj
+    return registry
+
+
+def _parameter(flag: str) -> str:
+    return f"flag_{flag.replace('-', '_')}"
+
+
+def _common_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    for flag, (_, text) in reversed(list(_FLAGS.items())):
+        function = click.option(f"--{flag}", _parameter(flag), metavar="VALUE", help=text)(function)
+    function = click.option("--method", metavar="NAME", help="How to train; `sdtune plugins` lists the methods.")(
+        function
+    )
+    function = click.option(
+        "--config", type=click.Path(path_type=Path), metavar="FILE", help="Options from a YAML file."
+    )(function)
+    return click.argument("overrides", nargs=-1, metavar="[OPTION=VALUE]...")(function)
+
+
+@click.command(cls=MethodCommand)
+@_common_flags
+@click.option("--resume", metavar="RUN", help="Go on with a stopped run: its folder, or `last`.")
+@click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Save and stop after N more steps.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--overwrite", is_flag=True, help="Discard a run that is in the output folder.")
+@click.pass_context
+def train(
+    ctx: click.Context, /, *, resume: str | None, stop_after: int | None, dry_run: bool, overwrite: bool, **given: Any
+) -> None:
+    """Train: show the plan, then do it.
+
+    Options not listed here are given as OPTION=VALUE, e.g. train.schedule.name=cosine; `sdtune config explain` lists
+    all of them.
+    """
+    request = _request(ctx, given)
+    if resume is not None:
+        _resume(ctx, resume, request, stop_after)
+        return
+    loaded = _load(ctx, request)
+    if dry_run:
+        click.echo(_plan(ctx, loaded).render())
+        return
+    from sdtune.cli.progress import ConsoleScreen
+    from sdtune.train.launch import start
+
+    start(loaded, _registry(ctx), ConsoleScreen(), stop_after=stop_after, overwrite=overwrite)
+
+
+@click.command(cls=MethodCommand)
+@_common_flags
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_context
+def plan(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
+    """Show what a run would do: images, steps, what is trained, what is written."""
+    made = _plan(ctx, _load(ctx, _request(ctx, given)))
+    click.echo(json.dumps(made.to_dict(), indent=1, ensure_ascii=False) if as_json else made.render())
+
+
+def _plan(ctx: click.Context, loaded: Loaded) -> Plan:
+    from sdtune.train.plan import make_plan
+    from sdtune.train.run import assemble, run_folder
+
+    return make_plan(assemble(loaded, _registry(ctx), run_folder(loaded.options)))
+
+
+def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
+    flags = {
+        option: (given[_parameter(flag)], f"--{flag}")
+        for flag, (option, _) in _FLAGS.items()
+        if given[_parameter(flag)] is not None
+    }
+    if given["method"] is not None:
+        spec = _registry(ctx).method(given["method"])
+        flags["method"] = (spec.name, "--method")
+        for flag in spec.flags:
+            if given.get(f"method_{flag}") is not None:
+                flags[f"{spec.name}.{flag}"] = (given[f"method_{flag}"], f"--{flag.replace('_', '-')}")
+    return Request(config=given["config"], flags=flags, overrides=given["overrides"])
+
+
+def _load(ctx: click.Context, request: Request) -> Loaded:
+    from sdtune.config.compose import load
+    from sdtune.config.overrides import Setting
+
+    flags = [Setting(option=option, value=text, flag=flag) for option, (text, flag) in request.flags.items()]
+    return load(_registry(ctx), request.config, flags=flags, overrides=request.overrides)
+
+
+def _resume(ctx: click.Context, name: str, request: Request, stop_after: int | None) -> None:
+    if not request.is_empty:
+        raise ConfigError(
+            "a resumed run keeps its options", hint="give --resume alone, or start a new run in another --output"
+        )
+    from sdtune.cli.progress import ConsoleScreen
+    from sdtune.train.folder import find_run
+    from sdtune.train.launch import resume
+
+    folder = find_run(name)
+    loaded = _load(ctx, Request(config=folder.config, flags={}, overrides=()))
+    resume(loaded, _registry(ctx), ConsoleScreen(), folder, stop_after=stop_after)

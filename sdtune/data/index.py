@@ -1,0 +1,211 @@
+"""The data set as it was found: every image with its size, digest and caption, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdtune.data.caption_sources import check_options, choose_sources, class_text, read_captions
+from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, shorten, stem_key
+from sdtune.data.images import decode, read_header
+from sdtune.data.types import ImageRecord, Subset
+from sdtune.errors import DataError, Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from sdtune.config.schema import DataOptions
+    from sdtune.data.folders import Folder
+    from sdtune.data.images import ImageHeader
+
+MIN_SIDE_PX = 16
+MAX_ASPECT = 16
+DIGEST_BYTES = 16
+
+_SUFFIXES = {
+    "JPEG": {".jpg", ".jpeg", ".jfif"},
+    "MPO": {".jpg", ".jpeg", ".jfif"},
+    "TIFF": {".tif", ".tiff"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataIndex:
+    """A data set.
+
+    Attributes:
+        subsets: Its folders.
+        images: All images, folder by folder, in natural order of their file names.
+        notes: What a user should know: what was found, where captions came from, what was ignored.
+        digest: BLAKE2b-128 (hex) of names, files, captions, repeats and weights: equal when training data is equal.
+    """
+
+    subsets: tuple[Subset, ...]
+    images: tuple[ImageRecord, ...]
+    notes: tuple[str, ...]
+    digest: str
+
+    @property
+    def visits(self) -> int:
+        """Image visits in an epoch."""
+        return sum(record.subset.repeats for record in self.images)
+
+
+def build_index(options: DataOptions) -> DataIndex:
+    """Find and check a data set. Reads every file once for its digest, but decodes no pixels (`verify_pixels` does).
+
+    Raises:
+        ConfigError: Options that contradict each other.
+        DataError: Folders, images or captions that cannot be trained on; independent problems together.
+    """
+    check_options(options)
+    folders, folder_notes = find_folders(options)
+    problems = Problems(DataError)
+    with problems.collect():
+        sources = choose_sources(folders, options)
+    notes = [*_describe_folders(folders), *folder_notes]
+    headers = _read_headers(folders, problems, notes)
+    problems.raise_if_any()
+    _check_stems(folders, sources, notes, problems)
+    with problems.collect():
+        captions, caption_notes = read_captions(folders, sources, options)
+    problems.raise_if_any()
+    subsets = tuple(_subset(folder, source, options) for folder, source in zip(folders, sources, strict=True))
+    images = tuple(
+        ImageRecord(
+            path=path,
+            name=folder.prefix + path.name,
+            size=headers[path].size,
+            digest=file_digest(path),
+            caption=captions[path],
+            subset=subset,
+        )
+        for folder, subset in zip(folders, subsets, strict=True)
+        for path in folder.listing.images
+    )
+    notes = [*notes, *caption_notes, *_describe_ignored(folders), *_describe_copies(images)]
+    return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=_digest(images))
+
+
+def verify_pixels(images: Iterable[ImageRecord]) -> None:
+    """Decode every image once, for a run that has no cache to fill before its first step.
+
+    Raises:
+        DataError: All images that are cut off or damaged.
+    """
+    problems = Problems(DataError)
+    for record in images:
+        with problems.collect():
+            decode(record.path)
+    problems.raise_if_any()
+
+
+def file_digest(path: Path) -> str:
+    """Hash a file's bytes: BLAKE2b-128, hex.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
+
+
+def bytes_digest(data: bytes) -> str:
+    """Hash bytes as `file_digest` hashes a file's."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:
+    return Subset(
+        name=folder.name,
+        path=folder.path,
+        repeats=folder.repeats,
+        class_text=class_text(folder, options),
+        weight=folder.options.weight if folder.options else 1.0,
+        caption_source=source,
+    )
+
+
+def _read_headers(folders: Sequence[Folder], problems: Problems, notes: list[str]) -> dict[Path, ImageHeader]:
+    headers = {}
+    for path in (path for folder in folders for path in folder.listing.images):
+        with problems.collect():
+            header = headers[path] = read_header(path)
+            _check_shape(path, header)
+            notes += _describe_header(path, header)
+    return headers
+
+
+def _check_shape(path: Path, header: ImageHeader) -> None:
+    if min(header.size) < MIN_SIDE_PX:
+        raise DataError(f"image {path} is too small: {header.size}", hint=f"sides start at {MIN_SIDE_PX} px; remove it")
+    if max(header.size) > MAX_ASPECT * min(header.size):
+        raise DataError(f"image {path} is too narrow: {header.size}", hint="crop or remove it")
+
+
+def _describe_header(path: Path, header: ImageHeader) -> list[str]:
+    notes = []
+    if path.suffix.lower() not in _SUFFIXES.get(header.format, {f".{header.format.lower()}"}):
+        notes.append(f"{path.name}: its content is {header.format}, read as such")
+    if header.has_more_frames and header.format != "MPO":
+        notes.append(f"{path.name}: several frames, the first is used")
+    return notes
+
+
+def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[str], problems: Problems) -> None:
+    """Refuse two images that would share one caption file; tell of names that differ in case only."""
+    for folder, source in zip(folders, sources, strict=True):
+        by_stem = defaultdict(list)
+        for path in folder.listing.images:
+            by_stem[stem_key(path)].append(path.name)
+        for names in by_stem.values():
+            if len(names) > 1 and source in ("txt", "caption"):
+                problems.add(
+                    f"{' and '.join(names)} in {folder.path} would share one caption file", hint="rename or remove one"
+                )
+        cases = Counter(unicodedata.normalize("NFC", path.name).casefold() for path in folder.listing.images)
+        notes += [f"{folder.name}: {name} stands there in {n} spellings" for name, n in cases.items() if n > 1]
+
+
+def _describe_folders(folders: Sequence[Folder]) -> list[str]:
+    notes = []
+    for folder in folders:
+        count = len(folder.listing.images)
+        why = "" if folder.is_numbered or folder.options or not folder.prefix else " (no number in the folder's name)"
+        notes.append(f"{folder.name}: {count} images, repeats {folder.repeats}{why}")
+    return notes
+
+
+def _describe_ignored(folders: Sequence[Folder]) -> list[str]:
+    """Count what was left aside, by reason."""
+    ignored: Counter[str] = Counter()
+    for folder in folders:
+        listing = folder.listing
+        ignored += listing.ignored
+        stems = {stem_key(path) for path in listing.images}
+        for suffix in CAPTION_SUFFIXES:
+            ignored[f"{suffix} without an image"] += len(listing.captions[suffix].keys() - stems)
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(ignored.items()) if count)
+    return [f"ignored files: {counts}"] if counts else []
+
+
+def _describe_copies(images: Sequence[ImageRecord]) -> list[str]:
+    by_digest = defaultdict(list)
+    for record in images:
+        by_digest[record.digest].append(record.name)
+    return [f"the same picture: {shorten(names)}" for names in by_digest.values() if len(names) > 1]
+
+
+def _digest(images: Sequence[ImageRecord]) -> str:
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for record in images:
+        fields = (record.name, record.digest, record.caption, record.subset.repeats, record.subset.weight)
+        digest.update(repr(fields).encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""From an image file to the pixels the VAE sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sdtune.data.images import DEFAULT_ALPHA_COLOR, decode_bytes, read_file
+from sdtune.data.index import bytes_digest
+from sdtune.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sdtune.data.types import ImageRecord, Placement, Size
+
+
+def load_pixels(
+    record: ImageRecord, placement: Placement, alpha_color: str = DEFAULT_ALPHA_COLOR, *, flipped: bool = False
+) -> Tensor:
+    """Decode, resize, crop and, if asked, mirror an image.
+
+    Shrinking on both sides uses the area (box) filter, anything else Lanczos.
+
+    Returns:
+        (3, H, W) float32 in [-1, 1].
+
+    Raises:
+        DataError: The file is gone, damaged, or not the one that was indexed.
+    """
+    data = read_file(record.path)
+    if bytes_digest(data) != record.digest:
+        raise DataError(f"image {record.path} changed since the data set was read", hint="start again")
+    picture = Image.fromarray(decode_bytes(data, record.path, alpha_color))
+    cropped = _resize(picture, placement.resized).crop(_crop_box(placement))
+    pixels = np.array(cropped, dtype=np.float32) / np.float32(127.5) - np.float32(1)
+    upright = pixels[:, ::-1] if flipped else pixels
+    return torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))
+
+
+def _resize(picture: Image.Image, size: Size) -> Image.Image:
+    shrinks = size.width < picture.width and size.height < picture.height
+    return picture.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS)
+
+
+def _crop_box(placement: Placement) -> tuple[int, int, int, int]:
+    left, top = placement.left, placement.top
+    return left, top, left + placement.bucket.width, top + placement.bucket.height

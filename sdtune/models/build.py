@@ -1,0 +1,130 @@
+"""Modules from stored weights: built without memory, then given their tensors one by one, each in its final dtype."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from sdtune.errors import ModelError
+from sdtune.models import architecture, libraries, naming
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sdtune.models.architecture import SDFamily
+    from sdtune.models.storage import StoredPart
+
+_SHOWN = 3
+
+
+def build_part(stored: StoredPart, family: SDFamily, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Load a part: frozen, in eval mode. Peak memory is the part in its final dtype, and one tensor as stored.
+
+    Raises:
+        ModelError: Tensors are missing, too many, or of other shapes than the architecture asks for.
+    """
+    module = build_empty(stored, family)
+    fill(module, stored, dtype=dtype, device=device)
+    return module.requires_grad_(False).eval()
+
+
+def build_empty(stored: StoredPart, family: SDFamily) -> nn.Module:
+    """Build a part's module on the meta device, from its configuration, or else from its shapes.
+
+    Raises:
+        ModelError: The architecture cannot be told, or is not a Stable Diffusion one.
+    """
+    config = {key: value for key, value in stored.config.items() if not key.startswith("_")}
+    try:
+        config = config or _derive_config(stored, family)
+        with torch.device("meta"):
+            return _construct(stored.part, config)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"the {stored.part} in {stored.file.path.name} is not one of {family.name}: {error}",
+            where=str(stored.file.path),
+        ) from error
+
+
+def _derive_config(stored: StoredPart, family: SDFamily) -> dict[str, Any]:
+    if stored.part == "unet":
+        return architecture.unet_config(stored.shapes, family)
+    if stored.part == "vae":
+        return architecture.vae_config(stored.shapes)
+    return architecture.text_config(stored.shapes, family)
+
+
+def _construct(part: str, config: Mapping[str, Any]) -> nn.Module:
+    if part == "unet":
+        return cast("nn.Module", libraries.unet_class().from_config(dict(config)))
+    if part == "vae":
+        return cast("nn.Module", libraries.vae_class().from_config(dict(config)))
+    model, configuration = libraries.text_classes()
+    return cast("nn.Module", model(configuration.from_dict(dict(config))))
+
+
+def module_prefix(module: nn.Module, part: str) -> str:
+    """Tell what stands before a canonical name's beginning in the module of this transformers version.
+
+    Give `text_model.` if canonical names of the text encoder have it and the module's own have not, else "".
+    """
+    own = next(iter(module.state_dict(keep_vars=True)))
+    return "text_model." if part == "text_encoder" and not own.startswith("text_model.") else ""
+
+
+def fill(module: nn.Module, stored: StoredPart, *, dtype: torch.dtype, device: torch.device) -> None:
+    """Give each parameter of a meta module its stored tensor.
+
+    Raises:
+        ModelError: See `build_part`.
+    """
+    prefix = module_prefix(module, stored.part)
+    parameters = {prefix + name: parameter for name, parameter in module.named_parameters()}
+    _check(stored, parameters)
+    for name, parameter in parameters.items():
+        tensor = stored.read(name, dtype).reshape(parameter.shape).to(device)
+        owner, _, leaf = name.removeprefix(prefix).rpartition(".")
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+    _restore_position_ids(module, device)
+
+
+def _restore_position_ids(module: nn.Module, device: torch.device) -> None:
+    """Compute the one buffer that no file holds: it was built on the meta device too."""
+    for name, buffer in list(module.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        if leaf != "position_ids":
+            raise ModelError(f"this version of transformers or diffusers has a buffer sdtune does not know: {name}")
+        ids = torch.arange(buffer.shape[-1], device=device).expand((1, -1))
+        module.get_submodule(owner).register_buffer(leaf, ids, persistent=False)
+
+
+def _check(stored: StoredPart, parameters: Mapping[str, torch.Tensor]) -> None:
+    shapes = stored.shapes
+    missing = [name for name in parameters if name not in shapes]
+    unknown = [name for name in shapes if name not in parameters]
+    wrong = [
+        f"{name} {list(shapes[name])} instead of {list(parameter.shape)}"
+        for name, parameter in parameters.items()
+        if name in shapes and not _fits(stored.part, name, shapes[name], tuple(parameter.shape))
+    ]
+    if missing or unknown or wrong:
+        found = {"missing": missing, "not known": unknown, "of another shape": wrong}
+        text = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in found.items() if names)
+        raise ModelError(
+            f"the {stored.part} in {stored.file.path.name} does not fit: {text}",
+            where=str(stored.file.path),
+            hint="the file is damaged, or of another family (model.family)",
+        )
+
+
+def _fits(part: str, name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if part == "vae" and naming.is_vae_attention(name) and stored[2:] == (1, 1):
+        return stored[:2] == wanted
+    return stored == wanted
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,75 @@
+"""Hashes of stored weights, kept in the user's cache so that a large file is read for them once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+if TYPE_CHECKING:
+    from sdtune.models.storage import StoredPart
+
+_CHUNK_BYTES = 1 << 22
+_KEPT = 500
+
+
+def part_digest(stored: StoredPart) -> str:
+    """Hash names, dtypes and bytes of a part (BLAKE2b-128, hex): the same in whichever file it lies.
+
+    The answer is remembered by the file's path, size, time and inode.
+    """
+    stat = stored.file.path.stat()
+    place = stored.file.path.resolve()
+    key = f"{stored.part}|{place}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    known = _read_known()
+    if key not in known:
+        known[key] = hash_part(stored)
+        _write_known(known)
+    return known[key]
+
+
+def hash_part(stored: StoredPart) -> str:
+    """Hash a part by reading it."""
+    digest = hashlib.blake2b(digest_size=16)
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    with stored.file.path.open("rb", buffering=0) as file:
+        for name in sorted(stored.names):
+            entry = stored.entry(name)
+            # shapes stay out: a VAE's attention is 2-D in a folder and 4-D in a single file, and the same weights
+            digest.update(f"{name}\x1f{entry.dtype}\x1f".encode())
+            file.seek(entry.start)
+            left = entry.end - entry.start
+            while left and (count := file.readinto(buffer[: min(left, _CHUNK_BYTES)])):
+                digest.update(buffer[:count])
+                left -= count
+    return digest.hexdigest()
+
+
+def _known_file() -> Path:
+    return platformdirs.user_cache_path("sdtune") / "digests.json"
+
+
+def _read_known() -> dict[str, str]:
+    try:
+        known = json.loads(_known_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _write_known(known: dict[str, str]) -> None:
+    """Write beside, then rename; a cache that cannot be written only costs time."""
+    newest = dict(list(known.items())[-_KEPT:])
+    path = _known_file()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(newest, file)
+        Path(name).replace(path)

@@ -1,0 +1,59 @@
+"""The narrow way into diffusers and transformers."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Make a package look absent while something is imported, unless it is imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # the documented way to block an import
+    try:
+        yield
+    finally:
+        sys.modules.pop(package, None)
+
+
+@cache
+def unet_class() -> Any:
+    """Import `UNet2DConditionModel`."""
+    # diffusers 0.42 imports bitsandbytes for its quantizers if it is installed: 2 s and a line on the terminal for
+    # nothing, since no model is quantized here. The optimizer that needs it imports it itself, before or after.
+    with _without("bitsandbytes"):
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    return UNet2DConditionModel
+
+
+@cache
+def vae_class() -> Any:
+    """Import `AutoencoderKL`."""
+    with _without("bitsandbytes"):
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    return AutoencoderKL
+
+
+@cache
+def text_classes() -> tuple[Any, Any]:
+    """Import `CLIPTextModel` and `CLIPTextConfig`."""
+    with _without("bitsandbytes"):
+        from transformers.models.clip.configuration_clip import CLIPTextConfig
+        from transformers.models.clip.modeling_clip import CLIPTextModel
+    return CLIPTextModel, CLIPTextConfig
+
+
+@cache
+def tokenizer_class() -> Any:
+    """Import `CLIPTokenizer`."""
+    with _without("bitsandbytes"):
+        from transformers.models.clip.tokenization_clip import CLIPTokenizer
+    return CLIPTokenizer

@@ -1,0 +1,112 @@
+"""From `model.path` to a model that is ready to load its parts."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from sdtune.errors import ConfigError, ModelError
+from sdtune.models.detect import FAMILY_TITLES, describe
+from sdtune.models.storage import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from sdtune.config.schema import ModelOptions
+    from sdtune.models.base import DiffusionModel
+    from sdtune.specs import FamilySpec
+
+DEMO = "demo"
+
+
+class Families(Protocol):
+    """What is asked of the registry."""
+
+    def families(self) -> Mapping[str, FamilySpec]:
+        """Map name to family."""
+
+    def detect_family(self, shapes: Mapping[str, tuple[int, ...]], path: Path) -> str | None:
+        """Name the family of a model file by its tensor shapes, or None."""
+
+
+def open_model(
+    options: ModelOptions, *, dtype: torch.dtype, device: torch.device, registry: Families
+) -> DiffusionModel:
+    """Open a model: headers are read and checked, no weights yet.
+
+    Raises:
+        ModelError: There is no readable model of a family that can be trained.
+        ConfigError: `model.family` is not known.
+    """
+    from sdtune.models.base import ModelSource
+
+    path = resolve_path(options.path)
+    spec = _family(options.family, path, registry)
+    source = ModelSource(
+        path=path,
+        name=model_name(options.path),
+        tokenizer=options.tokenizer,
+        clip_skip=options.clip_skip,
+        dtype=dtype,
+        device=device,
+    )
+    return cast("DiffusionModel", _import(spec.factory)(source))
+
+
+def resolve_path(path: str) -> Path:
+    """Find the model: `demo` is the one inside the package; a model_index.json stands for its folder.
+
+    Raises:
+        ModelError: There is nothing of that name.
+    """
+    if path == DEMO:
+        return demo_folder()
+    found = Path(path).expanduser()
+    if found.name == "model_index.json":
+        found = found.parent
+    if not found.exists():
+        raise ModelError(f"there is no model {path}", where="model.path", hint=f"give a file or folder, or '{DEMO}'")
+    return found
+
+
+def demo_folder() -> Path:
+    """Find the demo model.
+
+    Raises:
+        ModelError: This installation has none.
+    """
+    folder = Path(str(files("sdtune"))) / "demo" / "model"
+    if not (folder / "model_index.json").exists():
+        raise ModelError("the demo model is not in this installation", hint="give model.path, or install sdtune again")
+    return folder
+
+
+def model_name(path: str) -> str:
+    """Give a model's short name: no folders, no suffix."""
+    resolved = Path(path)
+    return resolved.stem if resolved.suffix == ".safetensors" else resolved.name
+
+
+def _family(name: str, path: Path, registry: Families) -> FamilySpec:
+    families = registry.families()
+    if name != "auto":
+        if name not in families:
+            raise ConfigError(
+                f"model family {name!r} is not known", where="model.family", hint=f"one of: {', '.join(families)}"
+            )
+        return families[name]
+    storage = open_storage(path)
+    found = registry.detect_family(storage.shapes, path)
+    if found is None or found not in families:
+        title = f"{FAMILY_TITLES.get(found, found)} ({found})" if found else describe(storage.shapes)
+        raise ModelError(f"{path.name} holds {title}", where=str(path), hint=f"trained are: {', '.join(families)}")
+    return families[found]
+
+
+def _import(factory: str) -> Any:
+    module, _, name = factory.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,252 @@
+"""Stable Diffusion 1: one UNet, one VAE, one CLIP text encoder, from a single file or a diffusers folder."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdtune.diffusion.schedule import NoiseSchedule
+from sdtune.errors import ModelError
+from sdtune.models import build, naming
+from sdtune.models.architecture import SD1, SDFamily
+from sdtune.models.base import Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
+from sdtune.models.digest import part_digest
+from sdtune.models.storage import CONFIG_KEY, PARTS, StoredPart, open_storage, to_webui
+from sdtune.models.targets import list_targets
+from sdtune.models.tokenizer import MAX_LENGTH, find_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+_SCALING_FACTOR = 0.18215
+
+
+class StableDiffusion(DiffusionModel):
+    """SD1 and SD2: one class, since they differ in data.
+
+    Raises:
+        ModelError: A part is missing from the file or folder.
+    """
+
+    latent_channels = 4
+    latent_factor = 8
+
+    def __init__(self, source: ModelSource, family: SDFamily) -> None:
+        super().__init__()
+        self._storage = open_storage(source.path)
+        missing = [part for part in PARTS if part not in self._storage.parts]
+        if missing:
+            raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint="a complete model has all parts")
+        self._family = family
+        self.source = source
+        self.family = family.name
+        self.native_px = self._stored("unet").config.get("sample_size", 0) * self.latent_factor or family.native_px
+        self.schedule = _schedule(self._storage.scheduler)
+        self.prediction = _prediction(self._storage.scheduler, self._storage.shapes, family)
+
+    def load(self, part: Part) -> None:
+        """See `DiffusionModel.load`."""
+        if not self.is_loaded(part):
+            source = self.source
+            self.add_module(
+                part, build.build_part(self._stored(part), self._family, dtype=source.dtype, device=source.device)
+            )
+
+    def unload(self, part: Part) -> None:
+        """See `DiffusionModel.unload`."""
+        if self.is_loaded(part):
+            delattr(self, part)
+        gc.collect()  # modules are full of reference cycles: without this the memory stays until some later collection
+
+    def is_loaded(self, part: Part) -> bool:
+        """See `DiffusionModel.is_loaded`."""
+        return part in self._modules
+
+    def part(self, part: Part) -> nn.Module:
+        """See `DiffusionModel.part`.
+
+        Raises:
+            RuntimeError: The part is not loaded.
+        """
+        if not self.is_loaded(part):
+            raise RuntimeError(f"the {part} is not loaded; call load({part!r}) first")
+        return self.get_submodule(part)
+
+    def part_digest(self, part: Part) -> str:
+        """See `DiffusionModel.part_digest`."""
+        return part_digest(self._stored(part))
+
+    def encode_images(self, pixels: Tensor) -> Posterior:
+        """See `DiffusionModel.encode_images`; gradients are not kept."""
+        vae: Any = self.part("vae")
+        with torch.no_grad():
+            posterior = vae.encode(pixels.to(self.source.device, self.source.dtype)).latent_dist
+        scale = self._scaling_factor
+        return Posterior(mean=posterior.mean.float() * scale, std=posterior.std.float() * scale)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """See `DiffusionModel.decode_latents`; gradients are not kept."""
+        vae: Any = self.part("vae")
+        unscaled = latents.float() / self._scaling_factor
+        with torch.no_grad():
+            pixels: Tensor = vae.decode(unscaled.to(self.source.device, self.source.dtype), return_dict=False)[0]
+        return pixels.float().clamp(-1, 1)
+
+    def count_tokens(self, caption: str) -> int:
+        """See `DiffusionModel.count_tokens`; `tokenizer.model_max_length - 2` of them reach the text encoder."""
+        return len(self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
+
+    def encode_prompt(self, captions: Sequence[str]) -> Conditioning:
+        """See `DiffusionModel.encode_prompt`; what is beyond 77 tokens is cut off."""
+        tokens = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids.to(self.source.device)
+        return Conditioning(hidden=self._encode_tokens(tokens))
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        encoder: Any = self.part("text_encoder")
+        skip = self.source.clip_skip
+        if skip == 1:
+            last: Tensor = encoder(tokens).last_hidden_state
+            return last
+        states = encoder(tokens, output_hidden_states=True).hidden_states
+        norm: nn.Module = encoder.get_submodule(self._module_path("text_encoder", "text_model.final_layer_norm"))
+        skipped: Tensor = norm(states[-skip])
+        return skipped
+
+    def denoise(self, x_t: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
+        """See `DiffusionModel.denoise`."""
+        dtype = self.source.dtype
+        unet = self.part("unet")
+        answer: Tensor = unet(x_t.to(dtype), timesteps, cond.hidden.to(dtype), return_dict=False)[0]
+        return answer.float()
+
+    def targets(self, parts: Iterable[Part]) -> Iterator[Target]:
+        """See `DiffusionModel.targets`; the order is that of the modules."""
+        for part in parts:
+            module = self.part(part)
+            prefix = build.module_prefix(module, part)
+            yield from list_targets(part, ((prefix + name, child) for name, child in module.named_modules() if name))
+
+    def replace(self, path: str, module: nn.Module) -> None:
+        """See `DiffusionModel.replace`.
+
+        Raises:
+            AttributeError: There is no such layer.
+        """
+        part, _, name = path.partition(".")
+        root = self.get_submodule(part)
+        root.set_submodule(self._module_path(part, name), module, strict=True)
+
+    def webui_key(self, path: str) -> str:
+        """See `DiffusionModel.webui_key`."""
+        return naming.kohya_key(path)
+
+    def webui_state_dict(self) -> dict[str, Tensor]:
+        """See `DiffusionModel.webui_state_dict`; parts that are not loaded are read from the file as stored."""
+        tensors: dict[str, Tensor] = {}
+        for part in PARTS:
+            weights = self._weights(part)
+            tensors.update((new, weights[old]) for old, new in to_webui(part, list(weights)).items())
+        return {name: _as_ldm(name, tensor) for name, tensor in tensors.items()}
+
+    def webui_metadata(self) -> dict[str, str]:
+        """Give what shapes do not tell about this model's architecture, to be written into a single file."""
+        configs = {part: dict(self._stored(part).config) for part in PARTS if self._stored(part).config}
+        return {CONFIG_KEY: json.dumps(configs)} if configs else {}
+
+    def enable_gradient_checkpointing(self) -> None:
+        """See `DiffusionModel.enable_gradient_checkpointing`."""
+        if self.is_loaded("unet"):
+            unet: Any = self.part("unet")
+            unet.enable_gradient_checkpointing()
+        if self.is_loaded("text_encoder"):
+            encoder: Any = self.part("text_encoder")
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers checkpoints in training mode only; CLIP has no dropout, so that changes nothing else
+            encoder.train()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The `CLIPTokenizer` of transformers.
+
+        Raises:
+            ModelError: None is found, or it does not belong to this text encoder.
+        """
+        place = find_tokenizer(self.source.path, self.source.tokenizer)
+        tokenizer = load_tokenizer(place)
+        rows = self._stored("text_encoder").shapes["text_model.embeddings.token_embedding.weight"][0]
+        if len(tokenizer) > rows:
+            raise ModelError(
+                f"the tokenizer {place} has {len(tokenizer)} tokens, the text encoder {rows}",
+                where=str(self.source.path),
+                hint="give the model's own tokenizer: model.tokenizer",
+            )
+        tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
+        return tokenizer
+
+    @cached_property
+    def _scaling_factor(self) -> float:
+        return float(self._stored("vae").config.get("scaling_factor", _SCALING_FACTOR))
+
+    def _stored(self, part: Part) -> StoredPart:
+        return self._storage.parts[part]
+
+    def _module_path(self, part: str, name: str) -> str:
+        prefix = build.module_prefix(self.get_submodule(part), part)
+        return name.removeprefix(prefix)
+
+    def _weights(self, part: Part) -> Mapping[str, Tensor]:
+        """Map canonical names to the tensors of a part, loaded or stored."""
+        if not self.is_loaded(part):
+            stored = self._stored(part)
+            return {name: stored.read(name) for name in stored.names}
+        module = self.part(part)
+        prefix = build.module_prefix(module, part)
+        return {prefix + name: tensor for name, tensor in module.state_dict().items()}
+
+
+class StableDiffusion1(StableDiffusion):
+    """Stable Diffusion 1.x."""
+
+    def __init__(self, source: ModelSource) -> None:
+        super().__init__(source, SD1)
+
+
+def _as_ldm(name: str, tensor: Tensor) -> Tensor:
+    """Give the VAE's attention weights ldm's shape, that of a 1x1 convolution."""
+    is_attention = re.fullmatch(r"first_stage_model\.\w+\.mid\.attn_1\.(?:q|k|v|proj_out)\.weight", name)
+    return tensor.reshape(*tensor.shape[:2], 1, 1) if is_attention else tensor
+
+
+def _schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+    shape = config.get("beta_schedule", "scaled_linear")
+    if shape != "scaled_linear":
+        raise ModelError(f"the model's noise schedule is {shape!r}; only 'scaled_linear' is trained")
+    return NoiseSchedule.scaled_linear(
+        int(config.get("num_train_timesteps", 1000)),
+        float(config.get("beta_start", 0.00085)),
+        float(config.get("beta_end", 0.012)),
+    )
+
+
+def _prediction(config: Mapping[str, Any], shapes: Mapping[str, Any], family: SDFamily) -> Prediction:
+    if "v_pred" in shapes:  # an empty tensor that tells ComfyUI the same
+        return "v_prediction"
+    found = config.get("prediction_type", family.prediction)
+    if found == "epsilon":
+        return "epsilon"
+    if found == "v_prediction":
+        return "v_prediction"
+    raise ModelError(f"the model predicts {found!r}; only 'epsilon' and 'v_prediction' are trained")

@@ -1,0 +1,42 @@
+"""Run a training from a test, as the command line would."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdtune.config.compose import load
+from sdtune.plugins import Registry
+from sdtune.train.folder import find_run
+from sdtune.train.launch import Screen, resume, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from sdtune.train.run import Run
+
+
+def train(plugins: Iterable[object], *overrides: str, stop_after: int | None = None) -> Run:
+    """Train with options given as `a.b=c`, in this process.
+
+    Args:
+        plugins: Plugin modules, such as `sdtune_lora`, that bring the method.
+        overrides: Options; `method`, `model.path`, `data.path`, `output.dir` and a length at least.
+        stop_after: Stop after this many steps.
+
+    Raises:
+        SdtuneError: What the command line would print; StoppedError after `stop_after`.
+    """
+    registry = Registry.from_plugins(plugins)
+    return start(load(registry, overrides=overrides), registry, Screen(), stop_after=stop_after)
+
+
+def resume_training(plugins: Iterable[object], folder: Path, *, stop_after: int | None = None) -> None:
+    """Go on with a run, in this process.
+
+    Raises:
+        SdtuneError: As `train`.
+    """
+    registry = Registry.from_plugins(plugins)
+    run = find_run(str(folder))
+    resume(load(registry, run.config), registry, Screen(), run, stop_after=stop_after)

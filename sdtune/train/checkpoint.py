@@ -1,0 +1,185 @@
+"""Checkpoints: written whole or not at all, checked before they are believed.
+
+A checkpoint is a folder `step-00000100` of `parameters.safetensors`, `optimizer.safetensors`, `state.json` and
+`manifest.json`, which holds the SHA-256 of the others. It is built under a temporary name, flushed to the disk, and
+renamed once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+
+from sdtune.errors import ModelError, PlatformError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+SCHEMA = 1
+_PREFIX = "step-"
+_STAGING = ".tmp-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """What a run must find unchanged to go on, and where it stood.
+
+    Attributes:
+        step: Optimizer steps done.
+        dataset: Digest of the images and captions.
+        model: Digest of the base model's UNet.
+        loss_average: Smoothed loss and its weight.
+        schedule: State of the learning-rate schedule.
+        optimizer: JSON part of the optimizer's state.
+        scaler: State of the fp16 loss scaler; empty without one.
+    """
+
+    step: int
+    dataset: str
+    model: str
+    loss_average: tuple[float, float]
+    schedule: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    scaler: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint in memory: named trained parameters, named optimizer tensors, and the position."""
+
+    parameters: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    position: Position
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write `folder/step-N` atomically, then remove all but the newest `keep`.
+
+    Raises:
+        PlatformError: The disk is full or cannot be written; earlier checkpoints are untouched.
+    """
+    final = folder / f"{_PREFIX}{checkpoint.position.step:08d}"
+    staging = folder / f"{_STAGING}{final.name}"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        _write(staging, checkpoint)
+        if final.exists():
+            shutil.rmtree(final)
+        staging.rename(final)
+        _flush(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise PlatformError(
+            f"cannot save the checkpoint: {error}", where=str(folder), hint="free disk space or mend the permission"
+        ) from error
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """List complete-looking checkpoints, oldest first; their contents are not yet checked."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.name.startswith(_PREFIX) and path.is_dir()]
+    return sorted(found, key=lambda path: path.name)
+
+
+def sweep_staging(folder: Path) -> None:
+    """Remove what an interrupted save left; only for the process that holds the run's lock."""
+    for path in folder.glob(f"{_STAGING}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Load the newest checkpoint that is whole.
+
+    Returns:
+        The checkpoint, or None when there was never one, and one line for each damaged one passed over.
+
+    Raises:
+        ModelError: There are checkpoints, and all are damaged; nothing is deleted.
+    """
+    damaged: list[str] = []
+    found = list_checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return load_checkpoint(path), damaged
+        except ModelError as error:
+            damaged.append(str(error))
+    if found:
+        raise ModelError(
+            f"all {len(found)} checkpoints are damaged, first: {damaged[0]}",
+            where=str(folder),
+            hint="restore one from a backup, or start the run anew in another folder",
+        )
+    return None, damaged
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Load one checkpoint after comparing every file with the manifest.
+
+    Raises:
+        ModelError: A file is missing, changed, or of another version.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        for name, digest in manifest["files"].items():
+            if _digest(path / Path(name).name) != digest:
+                raise ModelError(f"{name} does not match its hash", where=str(path))
+        state = json.loads((path / "state.json").read_text())
+        if manifest["schema"] != SCHEMA:
+            raise ModelError(
+                f"checkpoint has format {manifest['schema']}, this version reads {SCHEMA}", where=str(path)
+            )
+        state["loss_average"] = tuple(state["loss_average"])
+        return Checkpoint(
+            parameters=load_file(path / "parameters.safetensors"),
+            optimizer=load_file(path / "optimizer.safetensors"),
+            position=Position(**state),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"checkpoint cannot be read: {error}", where=str(path)) from error
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    save_file(_owned(checkpoint.parameters), folder / "parameters.safetensors")
+    save_file(_owned(checkpoint.optimizer), folder / "optimizer.safetensors")
+    _write_json(folder / "state.json", asdict(checkpoint.position))
+    files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    _write_json(folder / "manifest.json", {"schema": SCHEMA, "files": files})
+    for path in folder.iterdir():
+        _flush(path)
+    _flush(folder)
+
+
+def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors refuses tensors that share memory, as the lookup tables of 8-bit optimizers do.
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,166 @@
+"""Start a run, or go on with one: folder, lock, plan, caches, loop, file."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sdtune.config.dump import dump
+from sdtune.errors import SdtuneError, StoppedError
+from sdtune.train.checkpoint import latest_checkpoint, sweep_staging
+from sdtune.train.folder import RunFolder, RunLock, remember_last
+from sdtune.train.inputs import open_source
+from sdtune.train.memory import keep_freed_memory, peak_memory_bytes
+from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
+from sdtune.train.plan import make_plan
+from sdtune.train.previews import PreviewObserver, preview_requests
+from sdtune.train.run import assemble, run_folder
+from sdtune.train.signals import StopRequest
+from sdtune.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sdtune.config.compose import Loaded
+    from sdtune.plugins import Registry
+    from sdtune.train.checkpoint import Checkpoint
+    from sdtune.train.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+class Screen:
+    """What a run says to whoever started it; the default says nothing. The command line has one that prints."""
+
+    def say(self, text: str) -> None:
+        """Show a line or a paragraph."""
+
+    def caching(self, what: str, done: int, count: int) -> None:
+        """Show how far a cache is filled."""
+
+    def observers(self) -> Sequence[Observer]:
+        """Give observers that show the training."""
+        return ()
+
+
+def start(
+    loaded: Loaded,
+    registry: Registry,
+    screen: Screen,
+    *,
+    stop_after: int | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Train a new run to its end.
+
+    Raises:
+        SdtuneError: The run cannot start, or ended early; each child says why.
+    """
+    folder = run_folder(loaded.options)
+    folder.check_free(overwrite=overwrite)
+    run = assemble(loaded, registry, folder)
+    screen.say(make_plan(run).render())
+    folder.create(overwrite=overwrite)
+    folder.config.write_text(dump(loaded.options, loaded.origins), encoding="utf-8")
+    folder.write_facts(_facts(run))
+    _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
+    return run
+
+
+def resume(
+    loaded: Loaded, registry: Registry, screen: Screen, folder: RunFolder, *, stop_after: int | None = None
+) -> None:
+    """Go on with a run from its newest whole checkpoint; from the start when it was stopped before the first one.
+
+    Raises:
+        SdtuneError: As `start`, or images, captions or model changed, or every checkpoint is damaged.
+    """
+    if folder.read_facts().get("state") == "done":
+        screen.say(f"the run is complete: {folder.path}")
+        return
+    checkpoint, damaged = latest_checkpoint(folder.checkpoints)
+    for line in damaged:
+        screen.say(f"passed over a damaged checkpoint: {line}")
+    run = assemble(loaded, registry, folder)
+    if checkpoint is not None:
+        screen.say(f"{run.name}: going on after step {checkpoint.position.step} of {run.timetable.steps}")
+    _train(run, registry, screen, checkpoint=checkpoint, stop_after=stop_after)
+
+
+def _train(
+    run: Run, registry: Registry, screen: Screen, *, checkpoint: Checkpoint | None, stop_after: int | None
+) -> None:
+    folder = run.folder
+    with RunLock(folder), _log_to(folder), _state_kept(folder), StopRequest() as stop:
+        sweep_staging(folder.checkpoints)
+        remember_last(folder)
+        requests = preview_requests(run)
+
+        def on_progress(what: str, done: int, count: int) -> None:
+            screen.caching(what, done, count)
+            stop.check()
+
+        prompts = tuple(dict.fromkeys(text for request in requests for text in request.texts()))
+        source = open_source(run, preview_texts=prompts, on_progress=on_progress)
+        keep_freed_memory()
+        observers = [
+            MetricsObserver(folder.metrics),
+            *([TensorBoardObserver(folder.tensorboard)] if run.options.log.tensorboard else []),
+            *([PreviewObserver(requests=requests)] if requests else []),
+            *registry.observers(run),
+            *screen.observers(),
+        ]
+        trainer = Trainer(run, source, observers, stop)
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        trainer.train(stop_after=stop_after)
+        paths = run.export(trainer.step, stem=run.name)
+    for path in paths:
+        screen.say(f"model saved: {path}")
+
+
+def _facts(run: Run) -> dict[str, object]:
+    return {
+        "name": run.name,
+        "method": run.spec.name,
+        "kind": run.method.kind,
+        "family": run.model.family,
+        "base": run.model.source.name,
+        "trigger": run.trigger(),
+        "steps": run.timetable.steps,
+        "step": 0,
+        "state": "planned",
+    }
+
+
+@contextmanager
+def _state_kept(folder: RunFolder) -> Iterator[None]:
+    """Keep `run.json` true: running inside, then done, stopped or failed."""
+    folder.write_facts({"state": "running", "error": None, "started_at": time.time()})
+    try:
+        yield
+    except StoppedError:
+        folder.write_facts({"state": "stopped"})
+        raise
+    except BaseException as error:
+        exit_code = error.exit_code if isinstance(error, SdtuneError) else 1
+        folder.write_facts({"state": "failed", "error": str(error), "exit_code": exit_code})
+        logger.error("%s", error)
+        raise
+    folder.write_facts({"state": "done", "finished_at": time.time(), "peak_memory_bytes": peak_memory_bytes()})
+
+
+@contextmanager
+def _log_to(folder: RunFolder) -> Iterator[None]:
+    """Write what sdtune logs into the run folder too."""
+    handler = logging.FileHandler(folder.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("sdtune")
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,145 @@
+"""Objects that watch a run: they read, they never change it, and one that fails is dropped, not fatal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from sdtune.train.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """One optimizer step, as it was.
+
+    Attributes:
+        step: Steps done, this one included.
+        epoch: Epoch the step belongs to, from 1.
+        loss: Weighted loss, the mean over the step's samples.
+        loss_average: Smoothed over about the last 100 steps.
+        terms: Named parts of the loss, unweighted means.
+        lrs: Learning rate of each group in this step.
+        grad_norm: Norm of all gradients together before clipping.
+        metrics: The method's own numbers.
+        seconds: Wall time of the step.
+        images_seen: Samples trained on so far.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    loss_average: float
+    terms: Mapping[str, float]
+    lrs: Mapping[str, float]
+    grad_norm: float
+    metrics: Mapping[str, float]
+    seconds: float
+    images_seen: int
+
+
+class Observer:
+    """Watches a run; every answer may stay empty."""
+
+    def on_start(self, run: Run, step: int) -> None:
+        """Look at the run before its first step; `step` steps were done before."""
+
+    def on_step(self, run: Run, report: StepReport) -> None:
+        """Look at a step, in the steps that are logged."""
+
+    def on_pause(self, run: Run, step: int) -> None:
+        """Look at the model after a step that saves, previews or ends an epoch; time spent here is not step time."""
+
+    def on_end(self, run: Run, step: int) -> None:
+        """Look at the run after its last step of this start."""
+
+
+class ObserverGroup:
+    """Call observers in order; drop the ones that raise."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = list(observers)
+
+    def notify(self, event: str, *args: Any) -> None:
+        """Call `event` of every observer left."""
+        for observer in tuple(self._observers):
+            try:
+                getattr(observer, event)(*args)
+            except Exception:  # an observer never ends a run (design 3)
+                logger.exception("%s failed in %s and is switched off", type(observer).__name__, event)
+                self._observers.remove(observer)
+
+
+class MetricsObserver(Observer):
+    """Write `metrics.jsonl`: one line a logged step, with losses in full precision."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_start(self, run: Run, step: int) -> None:
+        """Drop lines of steps that a resumed run will do again."""
+        if not self._path.exists():
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        staging = self._path.with_suffix(".jsonl.tmp")
+        staging.write_text("".join(kept), encoding="utf-8")
+        staging.replace(self._path)
+
+    def on_step(self, run: Run, report: StepReport) -> None:
+        """Append one line."""
+        line = {
+            "step": report.step,
+            "epoch": report.epoch,
+            "loss": report.loss,
+            "loss_average": report.loss_average,
+            "grad_norm": report.grad_norm,
+            "images_seen": report.images_seen,
+            "seconds": round(report.seconds, 4),
+            "time": round(time.time(), 3),
+            **{f"lr/{name}": rate for name, rate in report.lrs.items()},
+            **{f"loss/{name}": value for name, value in report.terms.items()},
+            **report.metrics,
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class TensorBoardObserver(Observer):
+    """Write TensorBoard events under the names that kohya's users know."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: Any = None
+
+    def on_start(self, run: Run, step: int) -> None:
+        """Open the event file; events of steps to be done again are hidden."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
+
+    def on_step(self, run: Run, report: StepReport) -> None:
+        """Write the step's numbers."""
+        scalars = {
+            "loss/current": report.loss,
+            "loss/average": report.loss_average,
+            "grad_norm": report.grad_norm,
+            **{f"lr/{name}": rate for name, rate in report.lrs.items()},
+            **report.metrics,
+        }
+        if len(report.terms) > 1:
+            scalars |= {f"loss/{name}": value for name, value in report.terms.items()}
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, report.step)
+
+    def on_end(self, run: Run, step: int) -> None:
+        """Close the event file."""
+        self._writer.close()

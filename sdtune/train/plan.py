@@ -1,0 +1,139 @@
+"""The plan: everything a user should know before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sdtune import __version__
+from sdtune.train.optim import group_lr
+
+if TYPE_CHECKING:
+    from sdtune.train.run import Run
+
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedGroup:
+    """One line of the table of what is trained."""
+
+    name: str
+    part: str
+    modules: int
+    parameters: int
+    lr: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run before it starts; plain values, ready for JSON.
+
+    Attributes:
+        facts: Topic to text, in the order they are shown.
+        trained: What is trained.
+        notes: Things that may surprise, one line each.
+        steps: Optimizer steps of the run.
+    """
+
+    facts: dict[str, str]
+    trained: tuple[TrainedGroup, ...]
+    notes: tuple[str, ...]
+    steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values."""
+        return asdict(self)
+
+    def render(self) -> str:
+        """Give the plan as text."""
+        width = max(len(topic) for topic in self.facts)
+        lines = [f"{topic:<{width}}  {text}" for topic, text in self.facts.items()]
+        return "\n".join([*lines, "", *self._table(), *(f"note: {note}" for note in self.notes)])
+
+    def _table(self) -> list[str]:
+        head = ("trained", "part", "layers", "parameters", "lr")
+        rows = [(g.name, g.part, f"{g.modules}", f"{g.parameters:,}", f"{g.lr:g}") for g in self.trained]
+        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+        return [
+            "  ".join(
+                cell.ljust(width) if column < 2 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in [head, *rows]
+        ] + [""]
+
+
+def make_plan(run: Run) -> Plan:
+    """Describe a run that is assembled and not started."""
+    trained = tuple(
+        TrainedGroup(
+            name=group.name,
+            part=group.part,
+            modules=group.modules,
+            parameters=sum(parameter.numel() for parameter in group.params.values()),
+            lr=group_lr(group, run.options.train),
+        )
+        for group in run.groups
+    )
+    facts = {
+        "run": f"{run.name}: {run.spec.name} ({run.spec.summary}), sdtune {__version__}",
+        "model": _model_text(run),
+        "images": _images_text(run),
+        "captions": _captions_text(run),
+        "buckets": ", ".join(f"{size} x {count}" for size, count in run.bucket_counts().items()),
+        "steps": _steps_text(run),
+        "file": _file_text(run, sum(group.parameters for group in trained)),
+        "folder": str(run.folder.path),
+    }
+    return Plan(facts=facts, trained=trained, notes=(*run.index.notes, *_notes(run)), steps=run.timetable.steps)
+
+
+def _model_text(run: Run) -> str:
+    dtype = str(run.model.source.dtype).removeprefix("torch.")
+    return f"{run.model.source.name} ({run.model.family}, {run.model.prediction}), frozen parts {dtype} on {run.device}"
+
+
+def _images_text(run: Run) -> str:
+    subsets = {image.subset.name: image.subset for image in run.index.images}
+    counts = {name: sum(image.subset.name == name for image in run.index.images) for name in subsets}
+    parts = [f"{name}: {counts[name]} x {subset.repeats} repeats" for name, subset in subsets.items()]
+    return f"{len(run.index.images)} ({'; '.join(parts)})"
+
+
+def _captions_text(run: Run) -> str:
+    sources = sorted({image.subset.caption_source for image in run.index.images})
+    distinct = len({image.caption for image in run.index.images})
+    trigger = run.trigger()
+    shared = f", all begin with '{trigger}'" if trigger else ""
+    return f"{len(run.index.images)} from {', '.join(sources)}, {distinct} different{shared}"
+
+
+def _steps_text(run: Run) -> str:
+    table, train = run.timetable, run.options.train
+    visits = sum(run.bucket_counts().values())
+    return (
+        f"{visits} visits in batches of {train.batch_size} = {table.batches_per_epoch} batches an epoch, "
+        f"{table.accumulation} a step = {table.steps_per_epoch} steps; {table.steps} steps = "
+        f"{table.steps / table.steps_per_epoch:g} epochs"
+    )
+
+
+def _file_text(run: Run, parameters: int) -> str:
+    size = parameters * _BYTES[run.options.save.dtype]
+    return f"{run.folder.exports / run.name}.safetensors, about {size / 2**20:.1f} MiB in {run.options.save.dtype}"
+
+
+def _notes(run: Run) -> list[str]:
+    notes = []
+    long = [image.name for image in run.index.images if run.model.count_tokens(image.caption) > 75]
+    if long:
+        notes.append(f"{len(long)} captions have more than 75 tokens and are cut there, first: {long[0]}")
+    small = [
+        image.name
+        for image, placement in zip(run.index.images, run.placements, strict=True)
+        if placement.resized.width > image.size.width
+    ]
+    if small:
+        notes.append(f"{len(small)} images are enlarged to their bucket, first: {small[0]}")
+    return notes

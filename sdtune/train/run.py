@@ -1,0 +1,265 @@
+"""A run, assembled: model, method, images and timetable, before the first step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdtune.data.buckets import place_images
+from sdtune.data.index import build_index
+from sdtune.data.plan import batches_per_epoch
+from sdtune.errors import ConfigError, ModelError
+from sdtune.models.open import open_model
+from sdtune.train.folder import RunFolder
+from sdtune.train.info import RunInfo
+from sdtune.train.timetable import Timetable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from sdtune.config.compose import Loaded
+    from sdtune.config.schema import CoreOptions
+    from sdtune.data.index import DataIndex
+    from sdtune.data.text_cache import TextCache
+    from sdtune.data.types import Placement, Size
+    from sdtune.models.base import DiffusionModel
+    from sdtune.plugins import Registry
+    from sdtune.specs import MethodSpec
+    from sdtune.train.checkpoint import Position
+    from sdtune.train.method import Method, ParamGroup
+
+logger = logging.getLogger(__name__)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """Everything a run is made of; observers may read all of it.
+
+    Attributes:
+        options: All options, with the method's own section.
+        origins: Where each option's value came from.
+        spec: The method's description.
+        folder: The run folder.
+        name: Name of the run and stem of its file.
+        model: The base model, with the method attached.
+        method: The method.
+        groups: Trained parameters by learning rate.
+        index: The data set.
+        placements: How each image comes to its bucket.
+        timetable: Steps and epochs.
+        device: Where the model computes.
+        texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
+        started_at: Unix seconds.
+    """
+
+    options: CoreOptions
+    origins: Mapping[str, str]
+    spec: MethodSpec
+    folder: RunFolder
+    name: str
+    model: DiffusionModel
+    method: Method[Any]
+    groups: tuple[ParamGroup, ...]
+    index: DataIndex
+    placements: tuple[Placement, ...]
+    timetable: Timetable
+    device: torch.device
+    texts: TextCache | None = None
+    started_at: float = field(default_factory=time.time)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Name to trained parameter, over all groups, in order."""
+        return {name: parameter for group in self.groups for name, parameter in group.params.items()}
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoder's output changes while training."""
+        return any(group.part == "text_encoder" for group in self.groups)
+
+    def load_parameters(self, saved: Mapping[str, Tensor]) -> None:
+        """Copy saved values into the trained parameters.
+
+        Raises:
+            ModelError: Names or shapes differ.
+        """
+        own = self.parameters()
+        if set(own) != set(saved):
+            strangers = sorted(set(own) ^ set(saved))
+            raise ModelError(f"checkpoint holds other parameters, {len(strangers)} differ, first: {strangers[0]}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(saved[name])
+
+    def check_unchanged(self, position: Position) -> None:
+        """Compare data set and model with those of a checkpoint.
+
+        Raises:
+            ConfigError: One of them changed, so going on would not be the same run.
+        """
+        if position.dataset != self.index.digest:
+            raise ConfigError(
+                "images or captions changed since the checkpoint",
+                where=str(self.folder.path),
+                hint="restore them, or start a new run in another --output",
+            )
+        if position.model != self.model.part_digest("unet"):
+            raise ConfigError(
+                f"the base model '{self.options.model.path}' changed since the checkpoint",
+                where=str(self.folder.path),
+                hint="restore it, or start a new run in another --output",
+            )
+
+    def bucket_counts(self) -> dict[Size, int]:
+        """Count visits in an epoch by bucket, largest bucket first."""
+        counts: Counter[Size] = Counter()
+        for image, placement in zip(self.index.images, self.placements, strict=True):
+            counts[placement.bucket] += image.subset.repeats
+        return dict(sorted(counts.items(), key=lambda item: (-item[0].width * item[0].height, item[0])))
+
+    def info(self, step: int, stem: str) -> RunInfo:
+        """Give the facts an exported file tells about the run."""
+        return RunInfo(
+            name=stem,
+            step=step,
+            epoch=max(1, -(-step // self.timetable.steps_per_epoch)),
+            total_steps=self.timetable.steps,
+            total_epochs=self.timetable.epochs,
+            batches_per_epoch=self.timetable.batches_per_epoch,
+            config=self.options,
+            family=self.model.family,
+            prediction=self.model.prediction,
+            base_name=self.model.source.name,
+            base_digest="",
+            images=self.index.images,
+            buckets=self.bucket_counts(),
+            started_at=self.started_at,
+            finished_at=time.time(),
+            trigger=self.trigger(),
+        )
+
+    def trigger(self) -> str:
+        """Give the words all captions begin with: what calls the subject; empty when they share none."""
+        captions = [image.caption.replace(",", " ,").split() for image in self.index.images]
+        shared: list[str] = []
+        for words in zip(*captions, strict=False):
+            if len(set(words)) > 1:
+                break
+            shared.append(words[0])
+        return " ".join(shared).replace(" ,", ",").strip(" ,")
+
+    def export(self, step: int, stem: str) -> list[Path]:
+        """Write the method's files from the parameters as they are now."""
+        from sdtune.export.writer import write_artifact
+
+        info = self.info(step, stem)
+        return [
+            write_artifact(artifact, info, self.folder.exports, dtype=self.options.save.dtype, overwrite=True)
+            for artifact in self.method.export(self.model, info)
+        ]
+
+
+def run_name(options: CoreOptions) -> str:
+    """Give the name of a run: `output.name`, or the data folder's name and the method's."""
+    if options.output.name:
+        return options.output.name
+    folder = options.data.path or (options.data.subsets[0].path if options.data.subsets else Path("data"))
+    return f"{folder.resolve().name}-{options.method}"
+
+
+def run_folder(options: CoreOptions) -> RunFolder:
+    """Give the folder of a run: `output.dir`, or `runs/NAME`."""
+    return RunFolder(options.output.dir or Path("runs") / run_name(options))
+
+
+def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
+    """Read images, open the model, attach the method; nothing is written.
+
+    Raises:
+        ConfigError: No length was given, or options do not fit together.
+        DataError: Images or captions cannot be used.
+        ModelError: The model cannot be loaded, or the method does not work on its family.
+    """
+    options, spec = loaded.options, loaded.spec
+    if options.train.steps is None and options.train.epochs is None:
+        raise ConfigError("no length given", hint="say how long: --steps 800, or --epochs 10")
+    index = build_index(options.data)
+    device = choose_device()
+    model = open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
+    check_family(spec, model.family)
+    options = with_native_resolution(options, model)
+    placements = place_images(index.images, options.data)
+    timetable = Timetable.plan(
+        batches_per_epoch=batches_per_epoch(index.images, placements, options.train.batch_size),
+        accumulation=options.train.gradient_accumulation,
+        steps=options.train.steps,
+        epochs=options.train.epochs,
+    )
+    method = load_method(spec, options)
+    for part in method.parts():
+        model.load(part)
+    groups = tuple(method.attach(model, options.train.seed))
+    if options.train.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    return Run(
+        options=options,
+        origins=loaded.origins,
+        spec=spec,
+        folder=folder,
+        name=run_name(options),
+        model=model,
+        method=method,
+        groups=groups,
+        index=index,
+        placements=placements,
+        timetable=timetable,
+        device=device,
+    )
+
+
+def with_native_resolution(options: CoreOptions, model: DiffusionModel) -> CoreOptions:
+    """Fill in the model's own resolution where none was given."""
+    if options.data.resolution is not None:
+        return options
+    data = options.data.model_copy(update={"resolution": str(model.native_px)})
+    return options.model_copy(update={"data": data})
+
+
+def choose_device() -> torch.device:
+    """Give the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(options: CoreOptions, device: torch.device) -> torch.dtype:
+    """Give the dtype of frozen parts."""
+    if options.train.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[options.train.precision]
+
+
+def check_family(spec: MethodSpec, family: str) -> None:
+    """Refuse a family the method does not know.
+
+    Raises:
+        ModelError: It does not.
+    """
+    if spec.families is not None and family not in spec.families:
+        raise ModelError(f"method '{spec.name}' does not work on {family}", hint=f"it works on {sorted(spec.families)}")
+
+
+def load_method(spec: MethodSpec, options: CoreOptions) -> Method[Any]:
+    """Import the method's class and build it from its section of the options."""
+    from importlib import import_module
+
+    module, _, name = spec.factory.partition(":")
+    factory = getattr(import_module(module), name)
+    method: Method[Any] = factory(getattr(options, spec.name))
+    return method

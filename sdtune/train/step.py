@@ -1,0 +1,77 @@
+"""One forward of training, from latents to losses: the only module that is given to accelerate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sdtune.data.cache import encode_each
+from sdtune.diffusion.objective import add_noise, squared_error, training_target
+from sdtune.train.method import StepOutput
+
+if TYPE_CHECKING:
+    from sdtune.models.base import Conditioning, DiffusionModel
+    from sdtune.train.method import Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInputs:
+    """Everything a step needs, on its device, with nothing left to draw.
+
+    Attributes:
+        pixels: (B, 3, H, W) float32 in [-1, 1], or None when `mean` and `std` are given.
+        mean: (B, C, h, w) float32 mean of the VAE's posterior, scaled.
+        std: (B, C, h, w) float32 standard deviation, scaled.
+        posterior_noise: (B, C, h, w) float32.
+        noise: (B, C, h, w) float32.
+        timesteps: (B,) int64.
+        captions: B captions, encoded here when `cond` is None.
+        cond: The captions' conditioning from the cache.
+        weights: (B,) float32.
+    """
+
+    pixels: Tensor | None
+    mean: Tensor | None
+    std: Tensor | None
+    posterior_noise: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    captions: tuple[str, ...]
+    cond: Conditioning | None
+    weights: Tensor
+
+
+class TrainStep(nn.Module):
+    """Latents, text, noise, prediction, loss: per sample to the end."""
+
+    def __init__(self, model: DiffusionModel, method: Method) -> None:  # type: ignore[type-arg]  # any options will do
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(self, inputs: StepInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Give the weighted loss of each sample (B,) and its named terms, each (B,), detached."""
+        x_0 = self._latents(inputs)
+        cond = self._conditioning(inputs)
+        x_t = add_noise(self.model.schedule, x_0, inputs.noise, inputs.timesteps)
+        prediction = self.model.denoise(x_t, inputs.timesteps, cond)
+        target = training_target(self.model.prediction, self.model.schedule, x_0, inputs.noise, inputs.timesteps)
+        loss = squared_error(prediction, target)
+        terms = self.method.loss_terms(
+            StepOutput(loss=loss, prediction=prediction, target=target, timesteps=inputs.timesteps)
+        )
+        weighted = torch.stack(list(terms.values())).sum(0) * inputs.weights
+        return weighted, {name: term.detach() for name, term in terms.items()}
+
+    def _latents(self, inputs: StepInputs) -> Tensor:
+        if inputs.mean is not None and inputs.std is not None:
+            return inputs.mean + inputs.std * inputs.posterior_noise
+        assert inputs.pixels is not None
+        posterior = encode_each(self.model.encode_images, inputs.pixels)
+        return posterior.mean + posterior.std * inputs.posterior_noise
+
+    def _conditioning(self, inputs: StepInputs) -> Conditioning:
+        return self.model.encode_prompt(inputs.captions) if inputs.cond is None else inputs.cond

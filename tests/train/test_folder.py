@@ -1,0 +1,74 @@
+import pytest
+
+from sdtune.errors import ConfigError, PlatformError
+from sdtune.train.folder import RunFolder, RunLock, find_run, remember_last
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "one")
+    folder.create(overwrite=False)
+    folder.write_facts({"state": "done"})
+    folder.config.write_text("method: lora\n")
+    return folder
+
+
+def test_an_existing_run_is_not_replaced_unasked(folder):
+    with pytest.raises(ConfigError, match="--overwrite"):
+        folder.create(overwrite=False)
+    assert folder.read_facts() == {"state": "done"}
+
+
+def test_overwrite_discards_a_run(folder):
+    folder.create(overwrite=True)
+    assert list(folder.path.iterdir()) == []
+
+
+def test_overwrite_never_discards_what_is_no_run(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="no run of sdtune"):
+        RunFolder(tmp_path).create(overwrite=True)
+    assert (tmp_path / "photo.jpg").exists()
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    RunFolder(tmp_path).create(overwrite=False)
+    assert tmp_path.is_dir()
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(PlatformError, match="is a file"):
+        RunFolder(tmp_path / "out").create(overwrite=True)
+
+
+def test_a_second_process_cannot_have_the_run(folder):
+    with RunLock(folder), pytest.raises(PlatformError, match="being trained by process"), RunLock(folder):
+        pass
+
+
+def test_a_lock_is_free_again_afterwards(folder):
+    with RunLock(folder):
+        pass
+    with RunLock(folder):
+        assert (folder.path / ".lock").exists()
+
+
+def test_facts_are_changed_one_by_one(folder):
+    folder.write_facts({"step": 3})
+    assert folder.read_facts() == {"state": "done", "step": 3}
+
+
+def test_a_run_is_found_by_path_name_and_last(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDTUNE_CACHE_DIR", str(tmp_path / "cache"))
+    remember_last(folder)
+    assert find_run(str(folder.path)).path == folder.path
+    assert find_run("one").path.resolve() == folder.path
+    assert find_run("last").path == folder.path
+
+
+def test_a_missing_run_names_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no run 'nope'; give the folder"):
+        find_run("nope")
