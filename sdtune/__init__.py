@@ -1,0 +1,1 @@
+"""A fine-tuning suite for Stable Diffusion."""
