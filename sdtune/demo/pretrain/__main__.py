@@ -29,7 +29,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for pools, checkpoints and timings.json")
     parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--vae-steps", type=int, default=2400, help="batches of 32 pictures")
+    parser.add_argument("--vae-steps", type=int, default=4000, help="batches of 16 pictures")
     parser.add_argument("--text-steps", type=int, default=1300, help="batches of 64 captions")
     parser.add_argument("--judge-steps", type=int, default=1500, help="batches of 96 drawings")
     parser.add_argument("--unet-steps", type=int, default=4500, help="batches of 64 latents")
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace, stage: str) -> None:
     work, device = options.work, torch.device(options.device)
     tokenizer = make_tokenizer(work)
     if stage == "vae":
-        train_vae(work, steps=options.vae_steps, batch=32, lr=2e-3, device=device)
+        train_vae(work, steps=options.vae_steps, batch=16, lr=1e-3, device=device)
     elif stage == "text":
         train_text(work, tokenizer, steps=options.text_steps, batch=64, lr=1e-3, device=device)
     elif stage == "judge":
