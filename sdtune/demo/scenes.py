@@ -21,7 +21,7 @@ Split = Literal["train", "held_out", "all"]
 TOY = "toy"
 NOUNS = (*SHAPES, TOY)
 BACKGROUNDS: dict[str, Rgb] = {**COLOURS, "grey": GREY}
-SIZES: dict[str, tuple[float, float]] = {"small": (11.5, 13.0), "medium": (16.5, 18.5), "large": (23.0, 25.5)}
+SIZES: dict[str, tuple[float, float]] = {"small": (13.5, 15.0), "medium": (18.0, 20.0), "large": (23.5, 25.5)}
 POSITIONS: dict[str, tuple[int, int]] = {
     "centre": (0, 0),
     "left": (-1, 0),

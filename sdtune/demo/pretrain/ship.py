@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sdtune.demo.pretrain.loop import Schedule, Stage
@@ -38,3 +39,18 @@ def ship(work: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    _name_text_weights_classically(folder / "text_encoder" / "model.safetensors")
+
+
+def _name_text_weights_classically(path: Path) -> None:
+    """Prefix the text weights with "text_model.", as every SD1 file has it.
+
+    transformers 5 writes them without and reads both; transformers 4 reads the prefixed form alone.
+    """
+    weights = load_file(path)
+    prefix = "text_model."
+    save_file(
+        {name if name.startswith(prefix) else prefix + name: value for name, value in weights.items()},
+        path,
+        metadata={"format": "pt"},
+    )
