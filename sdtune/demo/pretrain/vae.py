@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _POOL = 30_000
 _KL_WEIGHT = 2e-6
+_NOISE_FLOOR = 0.1  # the latents' std is about 1.6
 _SEED = 11
 
 
@@ -108,7 +109,8 @@ def train_vae(work: Path, *, steps: int, batch: int, lr: float, device: torch.de
         noise = torch.randn((batch, 4, 8, 8), generator=rng).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             posterior = vae.encode(pixels).latent_dist
-            decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+            # the floor keeps details from hiding in differences too small for a UNet to draw
+            decoded = vae.decode(posterior.mean + posterior.std.clamp(min=_NOISE_FLOOR) * noise).sample
         kl = posterior.kl().mean()
         return reconstruction_loss(decoded.float(), pixels) + _KL_WEIGHT * kl
 
