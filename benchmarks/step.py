@@ -2,9 +2,10 @@
 
     python benchmarks/step.py [--steps 8] [--rounds 2] [--precision fp32 bf16]
 
-Rank 16 on the UNet's attention blocks (192 layers), 256 px, batch 1, AdamW, latents and text cached. Programs alternate,
-each in a process of its own, so that peak memory and start-up are its own too. The bare loop is what one would write by hand:
-diffusers' UNet with frozen weights in the compute dtype, a plain LoRA module, no data set, no checkpoint, no log.
+Rank 16 on the UNet's attention blocks (192 layers), 256 px, batch 1, AdamW, latents and text cached. Programs
+alternate, each in a process of its own, so that peak memory and start-up are its own too. The bare loop is what one
+would write by hand: diffusers' UNet with frozen weights in the compute dtype, a plain LoRA module, no data set, no
+checkpoint, no log.
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ def bare(model: Path, precision: str, steps: int, out: Path) -> None:
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    from sdtune.models.naming import unet_to_webui  # only the names; the loop is bare
+    from sdtune.models.naming import unet_layout, unet_renaming  # only the names; the loop is bare
 
+    names = list(unet.state_dict())
+    rename = unet_renaming(unet_layout(names))
     with safe_open(model, "pt") as file:
-        state = {name: file.get_tensor(unet_to_webui(name)).to(dtype) for name in unet.state_dict()}
+        state = {name: file.get_tensor(f"model.diffusion_model.{rename(name)}").to(dtype) for name in names}
     unet.load_state_dict(state, assign=True)
     unet.requires_grad_(False)
     del state
@@ -159,17 +162,18 @@ def _compare(model: Path, precision: str, args: argparse.Namespace, work: Path, 
 
 
 def _prepare(work: Path, model: Path | None) -> Path:
+    import torch
     from PIL import Image
 
-    from sdtune.testing.tiny import full_sd1, full_tokenizer
+    from sdtune.testing.tiny import full_sd1, write_tokenizer
 
     (work / "images").mkdir()
     for number, color in enumerate(("red", "green")):
         Image.new("RGB", (300, 300), color).save(work / "images" / f"{number}.png")
-    full_tokenizer(work / "tokenizer")
+    write_tokenizer(work / "tokenizer", size=49408)
     path = model or work / "full.safetensors"
     if not path.exists():
-        full_sd1(path)
+        full_sd1(path, torch.float32)
     return path
 
 

@@ -12,15 +12,14 @@ import click
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="Optimizer steps; default: what was measured.")
 @click.option("--overwrite", is_flag=True, help="Do it again over an earlier demo.")
 @click.pass_context
-def demo(ctx: click.Context, *, output: Path, steps: int | None, overwrite: bool) -> None:
+def demo(ctx: click.Context, /, *, output: Path, steps: int | None, overwrite: bool) -> None:
     """Teach the demo model a creature it has never seen, and show the difference.
 
-    Draws five pictures, trains a LoRA, measures before and after, and puts the file into a webui folder. No download, no GPU.
+    Draws five pictures, trains a LoRA, measures before and after, and puts the file into a webui folder. Needs no
+    download and no GPU.
     """
-    from rich.console import Console
-
+    from sdtune.cli.progress import ConsoleScreen
     from sdtune.demo.show import show
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    for line in show(ctx.find_root().obj, console, output, steps=steps, overwrite=overwrite):
+    for line in show(ctx.find_root().obj, ConsoleScreen(), output, steps=steps, overwrite=overwrite):
         click.echo(line)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 import click
 
 import sdtune
-from sdtune.errors import PlatformError, SdtuneError
+from sdtune.errors import PlatformError, SdtuneError, StoppedError
 from sdtune.plugins import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -128,6 +128,9 @@ def run(arguments: Sequence[str], registry: Registry | None = None) -> int:
 def _report(error: BaseException) -> int:
     """Print a failure and give its exit code."""
     match error:
+        case StoppedError():
+            _say("stopped", "yellow", str(error))
+            return error.exit_code
         case SdtuneError():
             _print_errors([str(problem) for problem in error.problems] or [type(error).__name__])
             return error.exit_code

@@ -125,7 +125,8 @@ def train(
 ) -> None:
     """Train: show the plan, then do it.
 
-    Options not listed here are given as OPTION=VALUE, e.g. train.schedule.name=cosine; `sdtune config explain` lists all.
+    Options not listed here are given as OPTION=VALUE, e.g. train.schedule.name=cosine; `sdtune config explain` lists
+    all of them.
     """
     request = _request(ctx, given)
     if resume is not None:

@@ -51,6 +51,15 @@ def text_classes() -> tuple[Any, Any]:
     return CLIPTextModel, CLIPTextConfig
 
 
+def checkpoint_text_encoder(model: Any) -> None:
+    """Let a transformers model compute its layers again in backward."""
+    # transformers 5.23 renamed the method and warns at the old name, which 5.0 has and 6 will not
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    # transformers checkpoints in training mode only; CLIP has no dropout, so that changes nothing else
+    model.train()
+
+
 @cache
 def tokenizer_class() -> Any:
     """Import `CLIPTokenizer`."""

@@ -12,7 +12,7 @@ import torch
 
 from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.errors import ModelError
-from sdtune.models import build, naming
+from sdtune.models import build, libraries, naming
 from sdtune.models.architecture import SD1, SDFamily
 from sdtune.models.base import Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
 from sdtune.models.digest import part_digest
@@ -47,7 +47,7 @@ class StableDiffusion(DiffusionModel):
         self._family = family
         self.source = source
         self.family = family.name
-        self.native_px = family.native_px
+        self.native_px = self._stored("unet").config.get("sample_size", 0) * self.latent_factor or family.native_px
         self.schedule = _schedule(self._storage.scheduler)
         self.prediction = _prediction(self._storage.scheduler, self._storage.shapes, family)
 
@@ -172,10 +172,7 @@ class StableDiffusion(DiffusionModel):
             unet: Any = self.part("unet")
             unet.enable_gradient_checkpointing()
         if self.is_loaded("text_encoder"):
-            encoder: Any = self.part("text_encoder")
-            encoder.gradient_checkpointing_enable({"use_reentrant": False})
-            # transformers checkpoints in training mode only; CLIP has no dropout, so that changes nothing else
-            encoder.train()
+            libraries.checkpoint_text_encoder(self.part("text_encoder"))
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -27,6 +27,7 @@ def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Predi
         "num_train_timesteps": len(schedule),
         "trained_betas": _betas(schedule),
         "prediction_type": prediction,
+        "steps_offset": 1,
     }
     scheduler: Any
     match name:
@@ -35,9 +36,7 @@ def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Predi
         case "euler_a":
             scheduler = EulerAncestralDiscreteScheduler(**common, timestep_spacing="linspace")
         case "ddim":
-            scheduler = DDIMScheduler(
-                **common, timestep_spacing="leading", steps_offset=1, clip_sample=False, set_alpha_to_one=False
-            )
+            scheduler = DDIMScheduler(**common, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(steps)
     if name != "ddim":  # DDIM keeps no position; the others would look for it, and rounded timesteps may repeat
         scheduler.set_begin_index(0)

@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
     from sdtune.models.base import Part
 
-WORDS = tuple(
-    """
+_TEXT = """
     a an the of in on at and with photo picture painting drawing sketch style art by zwx sks toy dog cat bird red green
     blue yellow black white orange purple pink brown grey gold circle square triangle star heart house tree flower car
     boat mountain river sea sky sun moon cloud night day small big left right top bottom old new soft bright dark best
     quality person man woman child face eye hat teapot backpack vase
-    """.split()
-)
+"""
+WORDS = tuple(_TEXT.split())
 SPECIALS = {"unk_token": END, "bos_token": START, "eos_token": END, "pad_token": END}
 
 

@@ -177,6 +177,14 @@ def test_cut_off_file_is_an_error_that_names_it(tmp_path, picture, suffix, kept)
         decode(path)
 
 
+def test_jpeg_without_its_last_byte_is_an_error(tmp_path, picture):
+    path = tmp_path / "a.jpg"
+    picture.save(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="truncated"):
+        decode(path)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"<html></html>", b"%PDF-1.7\n", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg/>"]
 )

@@ -225,6 +225,7 @@ def test_a_v_prediction_mark_is_heeded(tmp_path, tiny_file, open_sd):
     assert open_sd(tmp_path / "v.safetensors").prediction == "v_prediction"
 
 
+@torch.no_grad()
 def test_diffusers_and_transformers_load_the_folder_and_agree(loaded, tiny_folder, noisy):
     """Their own loaders, on the files as they are."""
     from diffusers import AutoencoderKL, UNet2DConditionModel

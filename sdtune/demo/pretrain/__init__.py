@@ -1,0 +1,1 @@
+"""The reproducible training of the demo model, in stages that resume where they stopped."""

@@ -1,0 +1,100 @@
+"""The demonstration: teach the demo model one drawn creature, and measure what it learned."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from sdtune.demo.judge import likeness, load_judge
+from sdtune.demo.scenes import TOY, TRIGGER, subject_images
+from sdtune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sdtune.plugins import Registry
+    from sdtune.train.launch import Screen
+
+METHOD = "lora"
+STEPS = 250
+_SUBJECT_PROMPTS = (
+    f"a photo of a {TRIGGER} {TOY} on a white background",
+    f"a photo of a {TRIGGER} {TOY} on a yellow background",
+    f"a photo of a {TRIGGER} {TOY} on a purple background",
+)
+_CONTROL_PROMPT = "a photo of a red star on a white background"
+
+
+def show(registry: Registry, screen: Screen, folder: Path, *, steps: int | None, overwrite: bool) -> Iterator[str]:
+    """Run the demonstration in `folder`; yield the lines that tell how it went.
+
+    Raises:
+        ConfigError: `folder` holds something, and `overwrite` is off, or it is no earlier demonstration.
+    """
+    from sdtune.config.compose import load
+    from sdtune.export.deliver import carry_out, plan_delivery
+    from sdtune.train.launch import start
+
+    started = time.perf_counter()
+    _make_room(folder, overwrite=overwrite)
+    images, run = folder / "images", folder / "run"
+    _write_images(images)
+    loaded = load(registry, overrides=_options(images, run, steps or STEPS))
+    trained = start(loaded, registry, screen)
+    before, after = (_score(run / "previews", images, step) for step in (0, trained.timetable.steps))
+    delivery = plan_delivery(run, to="webui", root=folder / "webui", create=True)
+    carry_out(delivery)
+    yield f"likeness to the {TRIGGER} {TOY}, from -1 to 1: {before:.2f} before, {after:.2f} after"
+    yield f"pictures: {trained.folder.grid}"
+    yield f"file: {delivery.files[0].target}"
+    yield delivery.usage
+    yield f"took {time.perf_counter() - started:.0f} s"
+
+
+def _make_room(folder: Path, *, overwrite: bool) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not overwrite or not (folder / "run" / "run.json").exists():
+        raise ConfigError(
+            "the folder of the demo is not empty", where=str(folder), hint="choose another --output, or --overwrite"
+        )
+    for name in ("images", "run", "webui"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _write_images(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for number, (picture, caption) in enumerate(subject_images()):
+        picture.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
+
+
+def _options(images: Path, run: Path, steps: int) -> list[str]:
+    prompts = ", ".join(f'"{prompt}"' for prompt in (*_SUBJECT_PROMPTS, _CONTROL_PROMPT))
+    return [
+        f"method={METHOD}",
+        "model.path=demo",
+        f"data.path={images}",
+        "data.cache.latents=ram",
+        f"output.dir={run}",
+        f"output.name={TRIGGER}-{TOY}",
+        f"train.steps={steps}",
+        "train.batch_size=5",
+        "train.lr=2e-3",
+        f"preview.prompts=[{prompts}]",
+        "preview.cfg=4",
+    ]
+
+
+def _score(previews: Path, images: Path, step: int) -> float:
+    """Give the mean likeness of the subject's pictures after a step to the training pictures, in [-1, 1]."""
+    from sdtune.train.previews import preview_path
+
+    references = [Image.open(path) for path in sorted(images.glob("*.png"))]
+    pictures = [Image.open(preview_path(previews, step, number)) for number in range(len(_SUBJECT_PROMPTS))]
+    found = likeness(load_judge(), pictures, references)
+    return sum(found) / len(found)
