@@ -39,7 +39,7 @@ HEIGHTS = {
 METHOD_NAMES = {"lora", "dreambooth", "textual_inversion", "ti", "hypernetwork", "hypernet", "lycoris", "dylora"}
 METHOD_NAMES_ALLOWED = (
     "sdtune/config/schema.py",  # the default of `method`
-    "sdtune/cli/demo.py",  # shows one method
+    "sdtune/demo/show.py",  # shows one method
     "sdtune/export/",  # kinds of files, which share some names with methods
 )
 FORBIDDEN_CALLS = {

@@ -36,6 +36,8 @@ class Ia3Layer(Adapter):
 class Ia3Method(Method[Ia3Options]):
     """Train w; it starts at zero, so the model starts unchanged."""
 
+    kind = "lora"  # webui loads it from the folder of LoRA files
+
     def __init__(self, config: Ia3Options) -> None:
         super().__init__(config)
         self._layers: dict[str, Ia3Layer] = {}
@@ -61,7 +63,7 @@ class Ia3Method(Method[Ia3Options]):
         weights = {f"{key}.weight": layer.w for key, layer in keys.items()}
         sides = {f"{key}.on_input": torch.tensor(0) for key in keys}
         yield Artifact(
-            kind="lora",
+            kind=self.kind,
             stem=run.name,
             tensors=weights | sides,
             metadata={"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "ia3"}'},
