@@ -47,7 +47,7 @@ class StableDiffusion(DiffusionModel):
         self._family = family
         self.source = source
         self.family = family.name
-        self.native_px = self._stored("unet").config.get("sample_size", 0) * self.latent_factor or family.native_px
+        self.native_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor or family.native_px
         self.schedule = _schedule(self._storage.scheduler)
         self.prediction = _prediction(self._storage.scheduler, self._storage.shapes, family)
 

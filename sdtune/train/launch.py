@@ -147,7 +147,7 @@ def _state_kept(folder: RunFolder) -> Iterator[None]:
     except BaseException as error:
         exit_code = error.exit_code if isinstance(error, SdtuneError) else 1
         folder.write_facts({"state": "failed", "error": str(error), "exit_code": exit_code})
-        logger.error("%s", error)
+        logger.info("failed: %s", error)
         raise
     folder.write_facts({"state": "done", "finished_at": time.time(), "peak_memory_bytes": peak_memory_bytes()})
 
@@ -157,10 +157,12 @@ def _log_to(folder: RunFolder) -> Iterator[None]:
     """Write what sdtune logs into the run folder too."""
     handler = logging.FileHandler(folder.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("sdtune")
+    root, level = logging.getLogger("sdtune"), logging.getLogger("sdtune").level
     root.addHandler(handler)
+    root.setLevel(logging.INFO)
     try:
         yield
     finally:
+        root.setLevel(level)
         root.removeHandler(handler)
         handler.close()
