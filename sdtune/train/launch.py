@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from sdtune.config.dump import dump
 from sdtune.errors import SdtuneError, StoppedError
-from sdtune.train.checkpoint import latest_checkpoint, sweep_staging
+from sdtune.files import sweep_drafts, write_text
+from sdtune.train.checkpoint import latest_checkpoint
 from sdtune.train.folder import RunFolder, RunLock, remember_last
 from sdtune.train.inputs import open_source
 from sdtune.train.memory import keep_freed_memory, peak_memory_bytes
@@ -63,7 +64,7 @@ def start(
     run = assemble(loaded, registry, folder)
     screen.say(make_plan(run).render())
     folder.create(overwrite=overwrite)
-    folder.config.write_text(dump(loaded.options, loaded.origins), encoding="utf-8")
+    write_text(folder.config, dump(loaded.options, loaded.origins))
     folder.write_facts(_facts(run))
     _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
     return run
@@ -94,7 +95,7 @@ def _train(
 ) -> None:
     folder = run.folder
     with RunLock(folder), _log_to(folder), _state_kept(folder), StopRequest() as stop:
-        sweep_staging(folder.checkpoints)
+        sweep_drafts(folder.path)
         remember_last(folder)
         requests = preview_requests(run)
 
