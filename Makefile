@@ -19,7 +19,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python;
 .PHONY: demo test test-fast test-slow lint types wheel clean
 
 demo: $(STAMP)
-	$(BIN)/sdtune demo
+	$(BIN)/sdtune demo --overwrite
 
 test: test-fast test-slow
 

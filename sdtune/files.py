@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
+_DRAFT = ".sdtune-*.tmp"
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES}
 
 
@@ -88,6 +89,15 @@ def copy_file(source: Path, target: Path, *, overwrite: bool = False) -> Path:
     return target
 
 
+def sweep_drafts(folder: Path) -> None:
+    """Remove what killed processes left in a folder and below; only when no other process writes there."""
+    for draft in folder.rglob(_DRAFT):
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
 def hash_file(path: Path, *, skip_bytes: int = 0) -> str:
     """Hash a file (SHA-256, hex) from the byte `skip_bytes` on.
 
@@ -118,7 +128,7 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 def _draft_beside(path: Path) -> Path:
     # Short, so that a target with the longest name a file system takes (255 bytes) has a draft too.
-    return path.with_name(f".sdtune-{secrets.token_hex(6)}.tmp")
+    return path.with_name(_DRAFT.replace("*", secrets.token_hex(6)))
 
 
 def _put(draft: Path, path: Path, *, overwrite: bool) -> None:

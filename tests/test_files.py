@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sdtune.errors import ConfigError, PlatformError
-from sdtune.files import copy_file, hash_file, write_bytes, write_text, writing, writing_folder
+from sdtune.files import copy_file, hash_file, sweep_drafts, write_bytes, write_text, writing, writing_folder
 
 NAMES = ["plain.txt", "with space.txt", "猫.txt", "🐶 dog.txt", "שלום.txt", "trailing dot.", "a" * 251 + ".txt"]
 
@@ -131,3 +131,11 @@ def test_existing_folder_is_left(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(ConfigError), writing_folder(tmp_path / "a"):
         pass
+
+
+def test_only_drafts_are_swept(tmp_path):
+    (tmp_path / "sub" / ".sdtune-0123.tmp").mkdir(parents=True)
+    (tmp_path / ".sdtune-4567.tmp").write_text("half")
+    (tmp_path / "sub" / "kept.txt").write_text("whole")
+    sweep_drafts(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept.txt", "sub"]

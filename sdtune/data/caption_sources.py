@@ -76,7 +76,7 @@ def read_captions(
         with problems.collect():
             captions |= _caption_folder(folder, _reader(folder, source, options, table), notes)
     problems.raise_if_any()
-    return captions, [*_count_sources(folders, sources), *_describe_unused(sources, options), *notes]
+    return captions, [*_describe_unused(sources, options), *notes]
 
 
 def decode_text(data: bytes, path: Path) -> str:
@@ -228,15 +228,6 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice:
         raise DataError(f"data.captions_json names {shorten(twice)} more than once", hint="keep one caption each")
     return dict(pairs)
-
-
-def _count_sources(folders: Sequence[Folder], sources: Sequence[str]) -> list[str]:
-    """Say how many captions came from where."""
-    counts: Counter[str] = Counter()
-    for folder, source in zip(folders, sources, strict=True):
-        counts[f".{source}" if f".{source}" in CAPTION_SUFFIXES else source] += len(folder.listing.images)
-    total = counts.total()
-    return [f"captions: {count} of {total} from {source}" for source, count in counts.items()]
 
 
 def _describe_unused(sources: Sequence[str], options: DataOptions) -> list[str]:

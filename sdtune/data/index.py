@@ -67,7 +67,7 @@ def build_index(options: DataOptions) -> DataIndex:
     problems = Problems(DataError)
     with problems.collect():
         sources = choose_sources(folders, options)
-    notes = [*_describe_folders(folders), *folder_notes]
+    notes = [*_describe_unnumbered(folders), *folder_notes]
     headers = _read_headers(folders, problems, notes)
     problems.raise_if_any()
     _check_stems(folders, sources, notes, problems)
@@ -174,13 +174,13 @@ def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[
         notes += [f"{folder.name}: {name} stands there in {n} spellings" for name, n in cases.items() if n > 1]
 
 
-def _describe_folders(folders: Sequence[Folder]) -> list[str]:
-    notes = []
-    for folder in folders:
-        count = len(folder.listing.images)
-        why = "" if folder.is_numbered or folder.options or not folder.prefix else " (no number in the folder's name)"
-        notes.append(f"{folder.name}: {count} images, repeats {folder.repeats}{why}")
-    return notes
+def _describe_unnumbered(folders: Sequence[Folder]) -> list[str]:
+    """Name folders among others whose repeats nobody chose."""
+    return [
+        f"{folder.name}: {len(folder.listing.images)} images, repeats {folder.repeats} (no number in the folder's name)"
+        for folder in folders
+        if folder.prefix and not folder.is_numbered and not folder.options
+    ]
 
 
 def _describe_ignored(folders: Sequence[Folder]) -> list[str]:

@@ -82,7 +82,7 @@ def _prompt(index: int, shape: str, colour: str, background: str) -> HeldOutProm
 
 def load_pipeline(model: Path = MODEL, *, device: str = "cpu") -> StableDiffusionPipeline:
     """Return the model as a float32 pipeline with the DPM++ 2M Karras sampler."""
-    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, local_files_only=True)
     config = pipeline.scheduler.config
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True)
     pipeline.set_progress_bar_config(disable=True)

@@ -82,6 +82,11 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def count_text_layers(shapes: Shapes) -> int:
+    """Count the layers of a text encoder."""
+    return sum(name.startswith("text_model.encoder.layers.") and name.endswith(".mlp.fc1.weight") for name in shapes)
+
+
 def text_config(shapes: Shapes, family: SDFamily) -> dict[str, Any]:
     """Give the arguments of `CLIPTextConfig`.
 
@@ -89,12 +94,11 @@ def text_config(shapes: Shapes, family: SDFamily) -> dict[str, Any]:
         KeyError: A weight that every CLIP text model has is missing.
     """
     vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
-    layer = "text_model.encoder.layers."
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": shapes[f"{layer}0.mlp.fc1.weight"][0],
-        "num_hidden_layers": sum(n.startswith(layer) and n.endswith(".mlp.fc1.weight") for n in shapes),
+        "intermediate_size": shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": count_text_layers(shapes),
         "num_attention_heads": max(1, width // _HEAD_WIDTH),
         "max_position_embeddings": shapes["text_model.embeddings.position_embedding.weight"][0],
         "hidden_act": family.text_activation,

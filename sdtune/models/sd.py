@@ -13,7 +13,7 @@ import torch
 from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.errors import ModelError
 from sdtune.models import build, libraries, naming
-from sdtune.models.architecture import SD1, SDFamily
+from sdtune.models.architecture import SD1, SDFamily, count_text_layers
 from sdtune.models.base import Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
 from sdtune.models.digest import part_digest
 from sdtune.models.storage import CONFIG_KEY, PARTS, StoredPart, open_storage, to_webui
@@ -32,7 +32,7 @@ class StableDiffusion(DiffusionModel):
     """SD1 and SD2: one class, since they differ in data.
 
     Raises:
-        ModelError: A part is missing from the file or folder.
+        ModelError: A part is missing from the file or folder, or `clip_skip` leaves no layer.
     """
 
     latent_channels = 4
@@ -44,10 +44,15 @@ class StableDiffusion(DiffusionModel):
         missing = [part for part in PARTS if part not in self._storage.parts]
         if missing:
             raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint="a complete model has all parts")
+        layers = count_text_layers(self._stored("text_encoder").shapes)
+        if source.clip_skip > layers:
+            raise ModelError(
+                f"clip_skip is {source.clip_skip}, but the text encoder has {layers} layers", where="model.clip_skip"
+            )
         self._family = family
         self.source = source
         self.family = family.name
-        self.native_px = self._stored("unet").config.get("sample_size", 0) * self.latent_factor or family.native_px
+        self.native_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor or family.native_px
         self.schedule = _schedule(self._storage.scheduler)
         self.prediction = _prediction(self._storage.scheduler, self._storage.shapes, family)
 

@@ -1,7 +1,8 @@
 """Reading of safetensors files: the header alone, then one tensor at a time into the dtype it is needed in.
 
 Plain reads instead of a mapping: a tensor is in memory once, in its final dtype, and a file that is replaced or
-cut while a run is going cannot change or kill it.
+cut while a run is going cannot change or kill it. Nor do tensors lie at odd addresses, as in a mapped file, where the
+same weights give other last digits.
 """
 
 from __future__ import annotations

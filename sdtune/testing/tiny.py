@@ -109,6 +109,7 @@ def full_sd1(path: Path, dtype: torch.dtype, seed: int = 0) -> Path:
             "num_attention_heads": 12,
         },
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in _webui_tensors(parts)}
     write_tokenizer(path.parent / "tokenizer", size=49408)
     with path.open("wb") as file:

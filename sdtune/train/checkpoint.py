@@ -7,17 +7,17 @@ renamed once.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sdtune.errors import ModelError, PlatformError
+from sdtune.files import hash_file, writing_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _PREFIX = "step-"
-_STAGING = ".tmp-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,19 +67,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         PlatformError: The disk is full or cannot be written; earlier checkpoints are untouched.
     """
     final = folder / f"{_PREFIX}{checkpoint.position.step:08d}"
-    staging = folder / f"{_STAGING}{final.name}"
+    if final.exists() and _is_whole(final):
+        return final  # a run repeats itself to the last bit, so this is the same checkpoint
+    shutil.rmtree(final, ignore_errors=True)
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        _write(staging, checkpoint)
-        if final.exists():
-            shutil.rmtree(final)
-        staging.rename(final)
-        _flush(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        shutil.rmtree(staging, ignore_errors=True)
+        with writing_folder(final) as draft:
+            _write(draft, checkpoint)
+    except (SafetensorError, RuntimeError) as error:
         raise PlatformError(
-            f"cannot save the checkpoint: {error}", where=str(folder), hint="free disk space or mend the permission"
+            f"cannot save the checkpoint: {error}", where=str(folder), hint="free disk space, then --resume"
         ) from error
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -93,12 +88,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
         return []
     found = [path for path in folder.iterdir() if path.name.startswith(_PREFIX) and path.is_dir()]
     return sorted(found, key=lambda path: path.name)
-
-
-def sweep_staging(folder: Path) -> None:
-    """Remove what an interrupted save left; only for the process that holds the run's lock."""
-    for path in folder.glob(f"{_STAGING}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -135,7 +124,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         for name, digest in manifest["files"].items():
-            if _digest(path / Path(name).name) != digest:
+            if hash_file(path / Path(name).name) != digest:
                 raise ModelError(f"{name} does not match its hash", where=str(path))
         state = json.loads((path / "state.json").read_text())
         if manifest["schema"] != SCHEMA:
@@ -148,7 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             optimizer=load_file(path / "optimizer.safetensors"),
             position=Position(**state),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, PlatformError) as error:
         raise ModelError(f"checkpoint cannot be read: {error}", where=str(path)) from error
 
 
@@ -156,11 +145,8 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     save_file(_owned(checkpoint.parameters), folder / "parameters.safetensors")
     save_file(_owned(checkpoint.optimizer), folder / "optimizer.safetensors")
     _write_json(folder / "state.json", asdict(checkpoint.position))
-    files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     _write_json(folder / "manifest.json", {"schema": SCHEMA, "files": files})
-    for path in folder.iterdir():
-        _flush(path)
-    _flush(folder)
 
 
 def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,14 +158,9 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _is_whole(path: Path) -> bool:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        load_checkpoint(path)
+    except ModelError:
+        return False
+    return True

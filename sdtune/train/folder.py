@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from sdtune.errors import ConfigError, PlatformError
+from sdtune.files import write_text
 from sdtune.paths import user_cache_folder
 
 if TYPE_CHECKING:
@@ -137,9 +138,7 @@ class RunFolder:
     def write_facts(self, changes: Mapping[str, Any]) -> None:
         """Change entries of `run.json`, atomically."""
         text = json.dumps({**self.read_facts(), **changes}, indent=1, ensure_ascii=False) + "\n"
-        staging = self.facts.with_suffix(".json.tmp")
-        staging.write_text(text, encoding="utf-8")
-        staging.replace(self.facts)
+        write_text(self.facts, text, overwrite=True)
 
 
 class RunLock:

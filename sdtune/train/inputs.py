@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.cache import LatentCache
+from sdtune.data.index import verify_pixels
 from sdtune.data.plan import plan_epoch
 from sdtune.data.tensor_store import open_store
 from sdtune.data.text_cache import TextCache
@@ -144,6 +145,7 @@ def _fill_texts(run: Run, preview_texts: tuple[str, ...], on_progress: OnProgres
 def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
     options = run.options.data.cache
     if options.latents == "off":
+        verify_pixels(run.index.images)
         return None
     cache = LatentCache(
         open_store(options.latents, "latents", options),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from sdtune.config.dump import dump
 from sdtune.errors import SdtuneError, StoppedError
-from sdtune.train.checkpoint import latest_checkpoint, sweep_staging
+from sdtune.files import sweep_drafts, write_text
+from sdtune.train.checkpoint import latest_checkpoint
 from sdtune.train.folder import RunFolder, RunLock, remember_last
 from sdtune.train.inputs import open_source
 from sdtune.train.memory import keep_freed_memory, peak_memory_bytes
@@ -63,7 +64,7 @@ def start(
     run = assemble(loaded, registry, folder)
     screen.say(make_plan(run).render())
     folder.create(overwrite=overwrite)
-    folder.config.write_text(dump(loaded.options, loaded.origins), encoding="utf-8")
+    write_text(folder.config, dump(loaded.options, loaded.origins))
     folder.write_facts(_facts(run))
     _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
     return run
@@ -94,7 +95,7 @@ def _train(
 ) -> None:
     folder = run.folder
     with RunLock(folder), _log_to(folder), _state_kept(folder), StopRequest() as stop:
-        sweep_staging(folder.checkpoints)
+        sweep_drafts(folder.path)
         remember_last(folder)
         requests = preview_requests(run)
 
@@ -147,7 +148,7 @@ def _state_kept(folder: RunFolder) -> Iterator[None]:
     except BaseException as error:
         exit_code = error.exit_code if isinstance(error, SdtuneError) else 1
         folder.write_facts({"state": "failed", "error": str(error), "exit_code": exit_code})
-        logger.error("%s", error)
+        logger.info("failed: %s", error)
         raise
     folder.write_facts({"state": "done", "finished_at": time.time(), "peak_memory_bytes": peak_memory_bytes()})
 
@@ -157,10 +158,12 @@ def _log_to(folder: RunFolder) -> Iterator[None]:
     """Write what sdtune logs into the run folder too."""
     handler = logging.FileHandler(folder.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("sdtune")
+    root, level = logging.getLogger("sdtune"), logging.getLogger("sdtune").level
     root.addHandler(handler)
+    root.setLevel(logging.INFO)
     try:
         yield
     finally:
+        root.setLevel(level)
         root.removeHandler(handler)
         handler.close()

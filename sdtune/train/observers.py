@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdtune.files import write_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
@@ -90,9 +92,7 @@ class MetricsObserver(Observer):
             return
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        staging = self._path.with_suffix(".jsonl.tmp")
-        staging.write_text("".join(kept), encoding="utf-8")
-        staging.replace(self._path)
+        write_text(self._path, "".join(kept), overwrite=True)
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Append one line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from sdtune.train.optim import group_lr
 if TYPE_CHECKING:
     from sdtune.train.run import Run
 
+_SOURCES = {"txt": ".txt files", "caption": ".caption files", "json": "one JSON file", "filename": "file names"}
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -102,11 +104,12 @@ def _images_text(run: Run) -> str:
 
 
 def _captions_text(run: Run) -> str:
-    sources = sorted({image.subset.caption_source for image in run.index.images})
+    counts = Counter(image.subset.caption_source for image in run.index.images)
+    sources = [f"{count} from {_SOURCES.get(source, source)}" for source, count in sorted(counts.items())]
     distinct = len({image.caption for image in run.index.images})
     trigger = run.trigger()
     shared = f", all begin with '{trigger}'" if trigger else ""
-    return f"{len(run.index.images)} from {', '.join(sources)}, {distinct} different{shared}"
+    return f"{', '.join(sources)}; {distinct} different{shared}"
 
 
 def _steps_text(run: Run) -> str:

@@ -22,7 +22,7 @@ def test_auto_takes_the_caption_files_there_are(tmp_path, suffix):
     write_images(tmp_path, 2, caption="thing {index}", caption_suffix=suffix)
     found = build_index(DataOptions(path=tmp_path))
     assert [record.caption for record in found.images] == ["thing 0", "thing 1"]
-    assert f"captions: 2 of 2 from {suffix}" in found.notes
+    assert [subset.caption_source for subset in found.subsets] == [suffix.removeprefix(".")]
     assert found.subsets[0].caption_source == suffix[1:]
 
 

@@ -49,6 +49,11 @@ def test_a_model_without_vae_is_told(tmp_path, tiny_file, open_path):
         open_path(tmp_path / "no.safetensors")
 
 
+def test_skipping_every_layer_is_told(tiny_file, open_path):
+    with pytest.raises(ModelError, match="clip_skip is 3, but the text encoder has 2 layers"):
+        open_path(tiny_file, clip_skip=3)
+
+
 def test_an_unknown_family_is_a_config_error(tiny_file, open_path):
     with pytest.raises(ConfigError, match="'sd9' is not known; one of: sd1"):
         open_path(tiny_file, family="sd9")

@@ -238,6 +238,8 @@ def test_diffusers_and_transformers_load_the_folder_and_agree(loaded, tiny_folde
     cond = loaded.encode_prompt(["a red cat", ""])
     assert torch.equal(hidden, cond.hidden)
     unet = UNet2DConditionModel.from_pretrained(tiny_folder / "unet")
+    for weight in unet.parameters():  # theirs lie unaligned in the mapped file, which rounds differently (1.6e-6)
+        weight.data = weight.data.clone()
     assert torch.equal(unet(*noisy, cond.hidden).sample, loaded.denoise(*noisy, cond))
     vae = AutoencoderKL.from_pretrained(tiny_folder / "vae")
     assert all(torch.equal(t, loaded.part("vae").state_dict()[name]) for name, t in vae.state_dict().items())

@@ -1,4 +1,4 @@
-"""Models whose answer is known, and a tiny one of diffusers' own parts."""
+"""Models whose answer is known, and a tiny Stable Diffusion."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from torch import nn
 
 from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.models.base import Conditioning, DiffusionModel, ModelSource
+from sdtune.models.sd import StableDiffusion1
+from sdtune.testing.tiny import tiny_sd1
 
 
 class ToyModel(DiffusionModel):
@@ -81,48 +83,28 @@ class GaussianModel(ToyModel):
         return eps if self.prediction == "epsilon" else alpha * eps - sigma * x_0
 
 
-class TinyModel(ToyModel):
-    """A UNet and a VAE of diffusers with random weights."""
-
-    def build(self, part):
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-
-        torch.manual_seed(0)
-        if part == "unet":
-            return UNet2DConditionModel(
-                block_out_channels=(32, 32),
-                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-                layers_per_block=1,
-                cross_attention_dim=8,
-                norm_num_groups=8,
-                attention_head_dim=4,
-            ).to(self.source.dtype)
-        if part == "vae":
-            return AutoencoderKL(
-                block_out_channels=(8, 8, 8, 8),
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                norm_num_groups=4,
-                latent_channels=4,
-            )
-        return nn.Identity()
-
-    def denoise(self, x_t, timesteps, cond):
-        dtype = self.source.dtype
-        return self.part("unet")(x_t.to(dtype), timesteps, cond.hidden.to(dtype)).sample.float()
-
-    def decode_latents(self, latents):
-        vae = self.part("vae")
-        return vae.decode(latents / vae.config.scaling_factor).sample
-
-
 @pytest.fixture
 def make_model():
-    kinds = {"toy": ToyModel, "gaussian": GaussianModel, "tiny": TinyModel}
+    kinds = {"toy": ToyModel, "gaussian": GaussianModel}
     return lambda kind, **options: kinds[kind](**options)
 
 
 @pytest.fixture
 def toy():
     return ToyModel()
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory):
+    return tiny_sd1(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def open_tiny(tiny_path):
+    def opened(dtype=torch.float32):
+        source = ModelSource(
+            path=tiny_path, name="tiny", tokenizer=None, clip_skip=1, dtype=dtype, device=torch.device("cpu")
+        )
+        return StableDiffusion1(source)
+
+    return opened

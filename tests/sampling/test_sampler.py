@@ -9,6 +9,7 @@ from sdtune.errors import ConfigError, NumericsError
 from sdtune.randomness import derive_generator
 from sdtune.sampling.request import PictureRequest
 from sdtune.sampling.sampler import encode_prompts, sample, sample_latents
+from sdtune.sampling.schedulers import make_scheduler
 
 REQUEST = PictureRequest(prompt="a dog", negative="no", seed=5, size=Size(64, 48), steps=4, cfg=3.0)
 LARGE = PictureRequest(prompt="x" * 20, seed=1, size=Size(512, 512), steps=60, cfg=1.0)
@@ -78,30 +79,30 @@ def test_ddim_equals_a_loop_written_from_the_paper(make_model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_karras", "ddim"])
-def test_pictures_equal_those_of_the_diffusers_pipeline(make_model, sampler):
+def test_pictures_equal_those_of_the_diffusers_pipeline(open_tiny, sampler):
     from diffusers import StableDiffusionPipeline
 
-    from sdtune.sampling.schedulers import make_scheduler
-
-    model, request = make_model("tiny"), replace(REQUEST, sampler=sampler, size=Size(64, 64))
+    model, request = open_tiny(), replace(REQUEST, sampler=sampler)
+    ours = sample(model, [request])[0]
+    for part in ("unet", "vae", "text_encoder"):
+        model.load(part)
     pipeline = StableDiffusionPipeline(
-        unet=model.part("unet").eval(),
-        vae=model.part("vae").eval(),
+        **{part: model.part(part) for part in ("unet", "vae", "text_encoder")},
+        tokenizer=model.tokenizer,
         scheduler=make_scheduler(sampler, model.schedule, model.prediction, request.steps),
-        **dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor")),
+        **dict.fromkeys(("safety_checker", "feature_extractor")),
         requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        prompt_embeds=model.encode_prompt(["a dog"]).hidden,
-        negative_prompt_embeds=model.encode_prompt(["no"]).hidden,
-        latents=torch.randn(1, 4, 8, 8, generator=derive_generator(5, "picture")),
-        height=64,
+        prompt=request.prompt,
+        negative_prompt=request.negative,
+        latents=torch.randn(1, 4, 6, 8, generator=derive_generator(request.seed, "picture")),
+        height=48,
         width=64,
         num_inference_steps=request.steps,
         guidance_scale=request.cfg,
     ).images[0]
-    ours = sample(model, [request])[0]
     assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1  # rounding of the last bit
 
 
@@ -174,9 +175,8 @@ def test_nothing_drawn_requires_gradients(toy):
 
 
 @pytest.mark.slow
-def test_model_in_bf16_draws(make_model):
-    model = make_model("tiny", dtype=torch.bfloat16)
-    assert sample(model, [replace(REQUEST, steps=1)])[0].size == (64, 48)
+def test_model_in_bf16_draws(open_tiny):
+    assert sample(open_tiny(torch.bfloat16), [replace(REQUEST, steps=1)])[0].size == (64, 48)
 
 
 def test_impossible_sizes_are_reported_together(toy):

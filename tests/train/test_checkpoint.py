@@ -99,7 +99,8 @@ def test_a_run_without_checkpoints_has_none(tmp_path):
 def test_a_failed_save_leaves_the_earlier_one_and_no_litter(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, make(1), keep=2)
 
-    def full(*_):
+    def full(folder, _):
+        (folder / "parameters.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sdtune.train.checkpoint._write", full)

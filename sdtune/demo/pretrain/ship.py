@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -29,16 +28,16 @@ def ship(work: Path, folder: Path) -> None:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", use_karras_sigmas=True, steps_offset=1
     )
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "vae"),
-        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
+        vae=AutoencoderKL.from_pretrained(work / "vae").half(),
+        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder").half(),
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
-        unet=checkpointed_unet(work),
+        unet=checkpointed_unet(work).half(),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    pipeline.save_pretrained(folder, safe_serialization=True)
     _name_text_weights_classically(folder / "text_encoder" / "model.safetensors")
 
 
