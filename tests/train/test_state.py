@@ -25,7 +25,9 @@ def adamw8bit(groups):
 
 
 @pytest.mark.parametrize(
-    "kind", [lambda groups: torch.optim.AdamW(groups, fused=True), torch.optim.Adagrad, adamw8bit], ids=str
+    "kind",
+    [lambda groups: torch.optim.AdamW(groups, fused=True), torch.optim.Adagrad, adamw8bit],
+    ids=["fused_adamw", "adagrad", "adamw8bit"],
 )
 def test_an_optimizer_goes_on_from_its_packed_state_bit_for_bit(kind):
     names, optimizer = make(kind)
