@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Make a package look absent while something is imported, unless it is imported already."""
-    if package in sys.modules:
+def _without(package: str, library: str) -> Iterator[None]:
+    """Make a package look absent while a library is imported, unless either is imported already.
+
+    A library that somebody imported before has noted what it found, and would not take the absence.
+    """
+    if package in sys.modules or library in sys.modules:
         yield
         return
     sys.modules[package] = None  # type: ignore[assignment]  # the documented way to block an import
@@ -29,7 +32,7 @@ def unet_class() -> Any:
     """Import `UNet2DConditionModel`."""
     # diffusers 0.42 imports bitsandbytes for its quantizers if it is installed: 2 s and a line on the terminal for
     # nothing, since no model is quantized here. The optimizer that needs it imports it itself, before or after.
-    with _without("bitsandbytes"):
+    with _without("bitsandbytes", "diffusers"):
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     return UNet2DConditionModel
 
@@ -37,15 +40,25 @@ def unet_class() -> Any:
 @cache
 def vae_class() -> Any:
     """Import `AutoencoderKL`."""
-    with _without("bitsandbytes"):
+    with _without("bitsandbytes", "diffusers"):
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     return AutoencoderKL
 
 
 @cache
+def scheduler_classes() -> tuple[Any, Any, Any]:
+    """Import `DPMSolverMultistepScheduler`, `EulerAncestralDiscreteScheduler` and `DDIMScheduler`."""
+    with _without("bitsandbytes", "diffusers"):
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+        from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+    return DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, DDIMScheduler
+
+
+@cache
 def text_classes() -> tuple[Any, Any]:
     """Import `CLIPTextModel` and `CLIPTextConfig`."""
-    with _without("bitsandbytes"):
+    with _without("bitsandbytes", "transformers"):
         from transformers.models.clip.configuration_clip import CLIPTextConfig
         from transformers.models.clip.modeling_clip import CLIPTextModel
     return CLIPTextModel, CLIPTextConfig
@@ -63,6 +76,6 @@ def checkpoint_text_encoder(model: Any) -> None:
 @cache
 def tokenizer_class() -> Any:
     """Import `CLIPTokenizer`."""
-    with _without("bitsandbytes"):
+    with _without("bitsandbytes", "transformers"):
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
     return CLIPTokenizer

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdtune.models.libraries import scheduler_classes
+
 if TYPE_CHECKING:
     from sdtune.diffusion.schedule import NoiseSchedule
     from sdtune.models.base import Prediction
@@ -21,8 +23,7 @@ def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Predi
         prediction: What the model predicts.
         steps: Sampling steps.
     """
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
-
+    dpm_solver, euler_ancestral, ddim = scheduler_classes()
     common: dict[str, Any] = {
         "num_train_timesteps": len(schedule),
         "trained_betas": _betas(schedule),
@@ -32,11 +33,11 @@ def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Predi
     scheduler: Any
     match name:
         case "dpmpp_2m_karras":
-            scheduler = DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", use_karras_sigmas=True)
+            scheduler = dpm_solver(**common, algorithm_type="dpmsolver++", use_karras_sigmas=True)
         case "euler_a":
-            scheduler = EulerAncestralDiscreteScheduler(**common, timestep_spacing="linspace")
+            scheduler = euler_ancestral(**common, timestep_spacing="linspace")
         case "ddim":
-            scheduler = DDIMScheduler(**common, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=False)
+            scheduler = ddim(**common, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(steps)
     if name != "ddim":  # DDIM keeps no position; the others would look for it, and rounded timesteps may repeat
         scheduler.set_begin_index(0)
