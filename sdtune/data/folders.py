@@ -128,11 +128,9 @@ def find_folders(options: DataOptions) -> tuple[tuple[Folder, ...], list[str]]:
         The folders, and notes on folders that hold images but are not read.
 
     Raises:
-        ConfigError: Neither or both of `data.path` and `data.subsets`.
+        ConfigError: Neither `data.path` nor `data.subsets`.
         DataError: A folder that is missing, holds no images, or could be meant in two ways.
     """
-    if options.path is not None and options.subsets:
-        raise ConfigError("both data.path and data.subsets are set", hint="keep one of them")
     if options.subsets:
         folders = _listed_folders(options.subsets)
     elif options.path is not None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sdtune.train.launch import Screen
 
 METHOD = "lora"
+_PARTS = ("images", "run", "webui")
 STEPS = 250
 _SUBJECT_PROMPTS = (
     f"a photo of a {TRIGGER} {TOY} on a white background",
@@ -56,13 +57,12 @@ def show(registry: Registry, screen: Screen, folder: Path, *, steps: int | None,
 
 
 def _make_room(folder: Path, *, overwrite: bool) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not overwrite or not (folder / "run" / "run.json").exists():
-        raise ConfigError(
-            "the folder of the demo is not empty", where=str(folder), hint="choose another --output, or --overwrite"
-        )
-    for name in ("images", "run", "webui"):
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found and not overwrite:
+        raise ConfigError("an earlier demo is in the way", where=str(folder), hint="--overwrite, or another --output")
+    if found - set(_PARTS):
+        raise ConfigError("the folder holds more than a demo", where=str(folder), hint="choose another --output")
+    for name in _PARTS:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -26,12 +26,12 @@ _IN_ROOT = (
     "ldm_patched/modules/sd1_tokenizer",
 )
 _IN_PYTHON = tuple(f"{package}/{vocabulary.BPE_NAME}" for package in ("open_clip", "clip"))
-_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _SITE_PACKAGES = ("lib/python3*/site-packages", "Lib/site-packages")
 
 
 def load_tokenizer(place: Path) -> Any:
-    """Load a CLIP tokenizer from a folder with vocab.json and merges.txt, or from CLIP's own vocabulary file.
+    """Load a CLIP tokenizer from a folder (vocab.json with merges.txt, or tokenizer.json), or CLIP's vocabulary file.
 
     Raises:
         ModelError: Something there cannot be read.
@@ -77,7 +77,7 @@ def find_tokenizer(model: Path | None, given: Path | None = None, *, say: Callab
         if _holds_tokenizer(named):
             return named
         raise ModelError(
-            f"{named} has no vocab.json and merges.txt",
+            f"{named} has no vocab.json with merges.txt, and no tokenizer.json",
             where="model.tokenizer" if given else ENVIRONMENT,
             hint="name a diffusers model's folder 'tokenizer'",
         )
@@ -95,7 +95,7 @@ def keep_folder(folder: Path) -> Path:
         ModelError: There is none, or that of a small model.
     """
     if not _holds_tokenizer(folder):
-        raise ModelError(f"{folder} has no vocab.json and merges.txt")
+        raise ModelError(f"{folder} has no vocab.json with merges.txt, and no tokenizer.json")
     size = len(load_tokenizer(folder))
     if size != vocabulary.SIZE:
         raise ModelError(f"{folder} holds a tokenizer of {size:,} tokens, CLIP's has {vocabulary.SIZE:,}")
@@ -116,7 +116,8 @@ def is_offline() -> bool:
 def _holds_tokenizer(place: Path) -> bool:
     if place.name == vocabulary.BPE_NAME:
         return place.is_file()
-    return (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
+    has_pair = (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
+    return has_pair or (place / "tokenizer.json").is_file()  # transformers 5 writes one file
 
 
 def _places(model: Path | None) -> Iterator[Path]:

@@ -76,11 +76,6 @@ def test_same_folder_twice_is_an_error(tmp_path):
         build_index(DataOptions(subsets=(SubsetOptions(path=tmp_path / "dog"),) * 2))
 
 
-def test_path_and_subsets_together_are_an_error(tmp_path):
-    with pytest.raises(ConfigError, match=r"both data.path and data.subsets"):
-        build_index(DataOptions(path=tmp_path, subsets=(SubsetOptions(path=tmp_path),)))
-
-
 def test_no_path_is_an_error():
     with pytest.raises(ConfigError, match="--data FOLDER"):
         build_index(DataOptions())

@@ -116,7 +116,8 @@ def test_keys_tell_parts_and_types_apart():
     assert len(set(keys)) == len(keys)
 
 
-def test_cache_is_in_the_users_cache_folder_unless_told(tmp_path):
+def test_cache_is_in_the_users_cache_folder_unless_told(tmp_path, monkeypatch):
+    monkeypatch.delenv("SDTUNE_CACHE_DIR")
     assert cache_folder(CacheOptions(dir=tmp_path)) == tmp_path
     assert "sdtune" in cache_folder(CacheOptions()).parts
     assert cache_folder(CacheOptions(dir=Path("~/x"))) == Path("~/x").expanduser()

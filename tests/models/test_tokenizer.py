@@ -67,7 +67,7 @@ def test_the_environment_names_a_tokenizer(monkeypatch, small, model):
 
 
 def test_a_given_folder_without_a_tokenizer_is_told(tmp_path, model):
-    with pytest.raises(ModelError, match=r"no vocab.json and merges.txt.*model.tokenizer"):
+    with pytest.raises(ModelError, match=r"no vocab.json with merges.txt.*model.tokenizer"):
         tokenizer.find_tokenizer(model, tmp_path)
 
 
