@@ -16,9 +16,9 @@ from sdtune.demo.pretrain.ship import ship
 from sdtune.demo.pretrain.text import train_text
 from sdtune.demo.pretrain.tokenizer import make_tokenizer
 from sdtune.demo.pretrain.unet import train_unet
-from sdtune.demo.pretrain.vae import train_vae
+from sdtune.demo.pretrain.vae import train_decoder, train_vae
 
-STAGES = ("vae", "text", "judge", "latents", "states", "unet", "ship")
+STAGES = ("vae", "text", "judge", "latents", "states", "unet", "decoder", "ship")
 
 
 def _arguments() -> argparse.Namespace:
@@ -32,8 +32,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--vae-steps", type=int, default=3600, help="batches of 16 pictures")
     parser.add_argument("--text-steps", type=int, default=700, help="batches of 64 captions")
-    parser.add_argument("--judge-steps", type=int, default=1200, help="batches of 96 drawings")
+    parser.add_argument("--judge-steps", type=int, default=950, help="batches of 96 drawings")
     parser.add_argument("--unet-steps", type=int, default=1950, help="batches of 64 latents")
+    parser.add_argument("--decoder-steps", type=int, default=1200, help="batches of 16 pictures")
     parser.add_argument("--scenes", type=int, default=32_000, help="scenes in the pool of the UNet")
     parser.add_argument("--model", type=Path, help="folder the stage ship writes (WORK/model)")
     return parser.parse_args()
@@ -55,6 +56,8 @@ def _run(options: argparse.Namespace, stage: str) -> None:
     elif stage == "unet":
         pool = load_pool(work, _load_vae(work, device), _load_text(work, device), tokenizer, options.scenes, device)
         train_unet(work, pool, steps=options.unet_steps, batch=64, lr=1e-3, device=device)
+    elif stage == "decoder":
+        train_decoder(work, steps=options.decoder_steps, batch=16, lr=1e-3, device=device)
     elif stage == "ship":
         ship(work, options.model or work / "model")
 

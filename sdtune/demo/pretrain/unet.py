@@ -48,7 +48,9 @@ def snr_weights(alphas_cumprod: torch.Tensor) -> torch.Tensor:
     return snr.clamp(max=_GAMMA) / snr
 
 
-def train_unet(work: Path, pool: Pool, *, steps: int, batch: int, lr: float, device: torch.device) -> UNet2DConditionModel:
+def train_unet(
+    work: Path, pool: Pool, *, steps: int, batch: int, lr: float, device: torch.device
+) -> UNet2DConditionModel:
     """Train (or resume) the UNet, save the EMA weights under the work folder."""
     torch.manual_seed(_SEED)
     unet = new_unet().to(device)
