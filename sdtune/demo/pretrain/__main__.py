@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTextModel
 
 from sdtune.demo.pretrain.judge import train_judge
-from sdtune.demo.pretrain.pool import encode_captions, encode_pictures, load_pool
+from sdtune.demo.pretrain.pool import Pool, encode_captions, encode_pictures, text_states
 from sdtune.demo.pretrain.ship import ship
 from sdtune.demo.pretrain.text import train_text
 from sdtune.demo.pretrain.tokenizer import make_tokenizer
@@ -44,20 +44,25 @@ def _run(options: argparse.Namespace, stage: str) -> None:
     work, device = options.work, torch.device(options.device)
     tokenizer = make_tokenizer(work)
     if stage == "vae":
-        train_vae(work, steps=options.vae_steps, batch=16, lr=1e-3, device=device)
+        train_vae(work, steps=options.vae_steps, device=device)
     elif stage == "text":
-        train_text(work, tokenizer, steps=options.text_steps, batch=64, lr=1e-3, device=device)
+        train_text(work, tokenizer, steps=options.text_steps, device=device)
     elif stage == "judge":
-        train_judge(work, steps=options.judge_steps, batch=96, lr=2e-3)
+        train_judge(work, steps=options.judge_steps)
     elif stage == "latents":
         encode_pictures(work, _load_vae(work, device), options.scenes, device)
     elif stage == "states":
         encode_captions(work, _load_text(work, device), tokenizer, options.scenes, device)
     elif stage == "unet":
-        pool = load_pool(work, _load_vae(work, device), _load_text(work, device), tokenizer, options.scenes, device)
-        train_unet(work, pool, steps=options.unet_steps, batch=64, lr=1e-3, device=device)
+        model = _load_text(work, device)
+        pool = Pool(
+            posterior=encode_pictures(work, _load_vae(work, device), options.scenes, device),
+            states=encode_captions(work, model, tokenizer, options.scenes, device),
+            empty=text_states(model, tokenizer, [""], device)[0].half(),
+        )
+        train_unet(work, pool, steps=options.unet_steps, device=device)
     elif stage == "decoder":
-        train_decoder(work, steps=options.decoder_steps, batch=16, lr=1e-3, device=device)
+        train_decoder(work, steps=options.decoder_steps, device=device)
     elif stage == "ship":
         ship(work, options.model or work / "model")
 

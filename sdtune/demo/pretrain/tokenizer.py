@@ -30,7 +30,7 @@ def byte_symbols() -> list[str]:
 
 
 def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
-    """Return the byte-pair merges of a word count (Sennrich et al. 2016, algorithm 1); ties go to the first in order."""
+    """Return the byte-pair merges of a word count (Sennrich et al. 2016, algorithm 1); ties: the first in order."""
     split = {word: (*word[:-1], word[-1] + "</w>") for word in words}
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
