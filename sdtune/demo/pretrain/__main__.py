@@ -34,7 +34,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text-steps", type=int, default=700, help="batches of 64 captions")
     parser.add_argument("--judge-steps", type=int, default=950, help="batches of 96 drawings")
     parser.add_argument("--unet-steps", type=int, default=1950, help="batches of 64 latents")
-    parser.add_argument("--decoder-steps", type=int, default=1200, help="batches of 16 pictures")
+    parser.add_argument("--decoder-steps", type=int, default=900, help="batches of 16 pictures")
     parser.add_argument("--scenes", type=int, default=32_000, help="scenes in the pool of the UNet")
     parser.add_argument("--model", type=Path, help="folder the stage ship writes (WORK/model)")
     return parser.parse_args()
