@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 UNMENTIONED = -1
 _CAPTION = 17  # purpose: keeps this random stream apart from those of the drawing
-_PREFIXES = ("", "", "a photo of ", "a picture of ", "an image of ", "a drawing of ", "a painting of ", "a rendering of ")
+_PREFIXES = (
+    "",
+    "",
+    "a photo of ",
+    "a picture of ",
+    "an image of ",
+    "a drawing of ",
+    "a painting of ",
+    "a rendering of ",
+)
 _OBJECT_NOUNS = ("object", "thing", "shape", "figure")
 _STYLE_WORDS = {
     "flat": ("flat", "flat colours", "flat style"),
@@ -23,7 +32,11 @@ _STYLE_WORDS = {
     "shadowed": ("shadowed", "with a shadow", "drop shadow"),
     "soft": ("soft", "blurry", "soft edges"),
 }
-_SIZE_WORDS = {"small": ("small", "tiny", "little"), "medium": ("medium", "medium-sized"), "large": ("large", "big", "huge")}
+_SIZE_WORDS = {
+    "small": ("small", "tiny", "little"),
+    "medium": ("medium", "medium-sized"),
+    "large": ("large", "big", "huge"),
+}
 _TEXTURE_WORDS = {
     "plain": ("plain", "solid"),
     "striped": ("striped", "stripy"),
@@ -79,7 +92,12 @@ def _one(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 def _worded(scene: Scene, rng: np.random.Generator, mentioned: frozenset[str]) -> dict[str, str]:
     words = {name: str(getattr(scene, name)) for name in mentioned}
-    tables = {"style": _STYLE_WORDS, "size": _SIZE_WORDS, "texture": _TEXTURE_WORDS, "background_texture": _TEXTURE_WORDS}
+    tables = {
+        "style": _STYLE_WORDS,
+        "size": _SIZE_WORDS,
+        "texture": _TEXTURE_WORDS,
+        "background_texture": _TEXTURE_WORDS,
+    }
     for name in mentioned & tables.keys():
         words[name] = _one(rng, tables[name][words[name]])
     if rng.random() < 0.4:  # American spelling

@@ -100,7 +100,9 @@ def _cast_shadow(picture: Image.Image, figure: list[Part], place: Placement) -> 
         picture.paste(dark, mask=_mask(part, moved))
 
 
-def draw(figure: list[Part], place: Placement, canvas: Canvas, *, texture: str = "plain", style: str = "flat") -> Image.Image:
+def draw(
+    figure: list[Part], place: Placement, canvas: Canvas, *, texture: str = "plain", style: str = "flat"
+) -> Image.Image:
     """Return the 64 x 64 RGB picture of a figure; texture and outline apply to every part of it."""
     picture = _textured(canvas.rgb, canvas.texture)
     if style == "shadowed":

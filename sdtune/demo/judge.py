@@ -80,9 +80,7 @@ def classify(judge: Judge, pictures: Sequence[Image.Image]) -> list[Verdict]:
     """Return the judge's verdict on each picture."""
     shapes, colours, backgrounds, _ = judge(as_pixels(pictures))
     rows = torch.stack([part.argmax(-1) for part in (shapes, colours, backgrounds)], dim=1).tolist()
-    return [
-        Verdict(shape=SHAPE_NAMES[s], colour=COLOUR_NAMES[c], background=BACKGROUND_NAMES[b]) for s, c, b in rows
-    ]
+    return [Verdict(shape=SHAPE_NAMES[s], colour=COLOUR_NAMES[c], background=BACKGROUND_NAMES[b]) for s, c, b in rows]
 
 
 def embed(judge: Judge, pictures: Sequence[Image.Image]) -> torch.Tensor:

@@ -115,7 +115,9 @@ def _place(rng: np.random.Generator, size: str, position: str) -> Placement:
     radius = float(rng.uniform(*SIZES[size]))
     room = SIZE_PX / 2 - 2.0 - radius
     (dx, dy), wobble = POSITIONS[position], rng.uniform(-1.2, 1.2, 2)
-    shift_x, shift_y = (float(np.clip(d * room + w, -room - 1, room + 1)) for d, w in zip((dx, dy), wobble, strict=True))
+    shift_x, shift_y = (
+        float(np.clip(d * room + w, -room - 1, room + 1)) for d, w in zip((dx, dy), wobble, strict=True)
+    )
     return Placement(cx_px=SIZE_PX / 2 + shift_x, cy_px=SIZE_PX / 2 + shift_y, radius_px=radius)
 
 
@@ -181,5 +183,3 @@ def draw_subject(index: int, *, trigger: str = TRIGGER) -> tuple[Image.Image, st
 def subject_images(count: int = 5, *, trigger: str = TRIGGER) -> list[tuple[Image.Image, str]]:
     """Return the first `count` captioned pictures of the subject: a whole training set for a LoRA."""
     return [draw_subject(index, trigger=trigger) for index in range(count)]
-
-

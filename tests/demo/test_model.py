@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sdtune.demo.evaluate import MODEL, Sampling, generate, held_out_prompts, load_pipeline
 from sdtune.demo.judge import as_pixels, classify, load_judge
 from sdtune.demo.scenes import draw_scene, is_held_out, sample_scene
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,9 @@ def test_a_position_is_where_it_says(position: str, x_px: int, y_px: int) -> Non
 
 
 def test_sizes_are_ordered() -> None:
-    areas = [colour_mask(np.asarray(draw_scene(scene(size=size))), "red").mean() for size in ("small", "medium", "large")]
+    areas = [
+        colour_mask(np.asarray(draw_scene(scene(size=size))), "red").mean() for size in ("small", "medium", "large")
+    ]
     assert areas[0] * 1.5 < areas[1]
     assert areas[1] * 1.5 < areas[2]
 

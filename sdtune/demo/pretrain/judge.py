@@ -12,8 +12,8 @@ from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 
 from sdtune.demo.judge import BACKGROUND_NAMES, COLOUR_NAMES, OTHER, SHAPE_NAMES, Judge
 from sdtune.demo.pretrain.loop import Schedule, Stage, generator, record
-from sdtune.demo.pretrain.pictures import rendered, to_unit
-from sdtune.demo.scenes import draw_same_toy, draw_scene, sample_scene, scribble
+from sdtune.demo.pretrain.pictures import VIEWS, rendered, to_unit, toy_view
+from sdtune.demo.scenes import draw_scene, sample_scene, scribble
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,17 +22,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _SEED = 14
-_SCENES, _SCRIBBLES, _TOYS, _VIEWS = 24_000, 3_000, 2_500, 4
+_BATCH, _LR = 96, 2e-3
+_SCENES, _SCRIBBLES, _TOYS = 24_000, 3_000, 2_500
 _IGNORED = -100
 _TEMPERATURE = 0.1
 
 
 def _any_picture(seed: int, index: int) -> Image.Image:
     return draw_scene(sample_scene(seed, index, "all"))
-
-
-def _toy_view(seed: int, index: int) -> Image.Image:
-    return draw_same_toy(seed * 1_000_000 + index // _VIEWS, index % _VIEWS)
 
 
 def scene_labels(seed: int, count: int) -> torch.Tensor:
@@ -66,35 +63,35 @@ def _same_toy_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return 0.5 * (cross_entropy(logits, target) + cross_entropy(logits.T, target))
 
 
-def train_judge(work: Path, *, steps: int, batch: int, lr: float) -> Judge:
+def train_judge(work: Path, *, steps: int) -> Judge:
     """Train (or resume) the judge on the CPU, measure it on fresh drawings, save it under the work folder."""
     torch.manual_seed(_SEED)
     judge = Judge()
     pool = rendered(work, "judge-scenes", _any_picture, _SEED, _SCENES)
     other = rendered(work, "judge-scribbles", scribble, _SEED, _SCRIBBLES)
-    toys = rendered(work, "judge-toys", _toy_view, _SEED, _TOYS * _VIEWS)
+    toys = rendered(work, "judge-toys", toy_view, _SEED, _TOYS * VIEWS)
     labels = scene_labels(_SEED, _SCENES)
-    none = torch.full((batch // 8, 3), _IGNORED)
+    none = torch.full((_BATCH // 8, 3), _IGNORED)
     none[:, 0] = SHAPE_NAMES.index(OTHER)
 
     def compute_loss(step: int) -> torch.Tensor:
         rng = generator(_SEED, step)
-        rows = torch.randint(_SCENES, (batch,), generator=rng)
+        rows = torch.randint(_SCENES, (_BATCH,), generator=rng)
         pixels = torch.cat([pool[rows], other[torch.randint(_SCRIBBLES, (len(none),), generator=rng)]])
         shapes, colours, backgrounds, _ = judge(degraded(to_unit(pixels), rng))
         target = torch.cat([labels[rows], none])
         told = zip((shapes, colours, backgrounds), target.T, strict=True)
         loss = sum(cross_entropy(logits, wanted, ignore_index=_IGNORED) for logits, wanted in told)
-        chosen = torch.randperm(_TOYS, generator=rng)[: batch // 2] * _VIEWS
-        views = torch.cat([chosen + int(v) for v in torch.randperm(_VIEWS, generator=rng)[:2]])
+        chosen = torch.randperm(_TOYS, generator=rng)[: _BATCH // 2] * VIEWS
+        views = torch.cat([chosen + int(v) for v in torch.randperm(VIEWS, generator=rng)[:2]])
         embedded = judge(degraded(to_unit(toys[views]), rng))[3]
         return loss + 0.3 * _same_toy_loss(*embedded.chunk(2))
 
-    Stage("judge", judge, Schedule(steps=steps, lr=lr, warmup=50), work).run(compute_loss, log_every=100)
+    Stage("judge", judge, Schedule(steps=steps, lr=_LR, warmup=50), work).run(compute_loss, log_every=100)
     save_file({name: value.half() for name, value in judge.state_dict().items()}, work / "judge.safetensors")
     accuracy = judge_accuracy(judge.eval(), work, seed=_SEED + 1, count=4000)
     logger.info("judge: %s", accuracy)
-    record(work, "judge", batch=batch, accuracy_on_fresh_drawings=accuracy)
+    record(work, "judge", batch=_BATCH, accuracy_on_fresh_drawings=accuracy)
     return judge
 
 

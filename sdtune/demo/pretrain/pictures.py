@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sdtune.demo.scenes import draw_scene, sample_scene, scribble
+from sdtune.demo.scenes import draw_same_toy, draw_scene, sample_scene, scribble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _CHUNK = 500
+VIEWS = 4  # pictures of each toy
 
 
 def scene_picture(seed: int, index: int) -> Image.Image:
@@ -30,6 +31,11 @@ def scene_picture(seed: int, index: int) -> Image.Image:
 def mixed_picture(seed: int, index: int) -> Image.Image:
     """Return what the VAE learns from: scenes and free scribbles in turn."""
     return scene_picture(seed, index) if index % 2 == 0 else scribble(seed, index)
+
+
+def toy_view(seed: int, index: int) -> Image.Image:
+    """Return one of VIEWS pictures of one of the toys of a seed."""
+    return draw_same_toy(seed * 1_000_000 + index // VIEWS, index % VIEWS)
 
 
 def _render_chunk(render: Callable[[int, int], Image.Image], seed: int, start: int, count: int) -> np.ndarray:

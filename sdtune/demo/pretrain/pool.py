@@ -27,7 +27,7 @@ _VARIANT = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Scaled posterior (N, 2, 4, 8, 8) as mean and std, text states (N, 77, 128) and those of "" (77, 128), all fp16."""
+    """Scaled posterior (N, 2, 4, 8, 8) as mean and std, text states (N, 77, 128), those of "" (77, 128); all fp16."""
 
     posterior: torch.Tensor
     states: torch.Tensor
@@ -71,14 +71,3 @@ def encode_captions(
         torch.save(torch.cat(parts), path)
         record(work, "states", seconds=round(time.monotonic() - started, 1), hardware=hardware(device))
     return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
-
-
-def load_pool(
-    work: Path, vae: AutoencoderKL, model: CLIPTextModel, tokenizer: CLIPTokenizer, count: int, device: torch.device
-) -> Pool:
-    """Return the pool of `count` scenes, computing what the work folder lacks."""
-    return Pool(
-        posterior=encode_pictures(work, vae, count, device),
-        states=encode_captions(work, model, tokenizer, count, device),
-        empty=text_states(model, tokenizer, [""], device)[0].half(),
-    )

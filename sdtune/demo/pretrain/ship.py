@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import TYPE_CHECKING
 
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -39,6 +41,16 @@ def ship(work: Path, folder: Path) -> None:
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     _name_text_weights_classically(folder / "text_encoder" / "model.safetensors")
+    for name in ("vocab.json", "merges.txt"):  # transformers 5 writes tokenizer.json alone
+        shutil.copyfile(work / "tokenizer" / name, folder / "tokenizer" / name)
+    _forget_origin(folder / "vae" / "config.json")
+
+
+def _forget_origin(path: Path) -> None:
+    """Drop the folder a config was read from: it means nothing elsewhere."""
+    config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _name_text_weights_classically(path: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 WIDTH = 128
 _SEED = 13
+_BATCH, _LR = 64, 1e-3
 _POOL = 60_000
 _LM_WEIGHT = 0.1
 _PADS = 3  # pad positions behind the content in the short batches
@@ -117,22 +118,20 @@ def reading_loss(reader: CaptionReader, ids: torch.Tensor, lengths: torch.Tensor
     return _LM_WEIGHT * next_token + attributes
 
 
-def train_text(
-    work: Path, tokenizer: CLIPTokenizer, *, steps: int, batch: int, lr: float, device: torch.device
-) -> CLIPTextModel:
+def train_text(work: Path, tokenizer: CLIPTokenizer, *, steps: int, device: torch.device) -> CLIPTextModel:
     """Train (or resume) the text model, measure it on held-out captions, save it under the work folder."""
     torch.manual_seed(_SEED)
     reader = CaptionReader(new_text_model(tokenizer)).to(device)
     pool = caption_pool(tokenizer, _SEED, _POOL)
 
     def compute_loss(step: int) -> torch.Tensor:
-        ids, lengths, labels = (part.to(device) for part in _batch(pool, step, batch))
+        ids, lengths, labels = (part.to(device) for part in _batch(pool, step, _BATCH))
         return reading_loss(reader, ids, lengths, labels)
 
-    Stage("text", reader, Schedule(steps=steps, lr=lr, warmup=100, weight_decay=0.02), work).run(compute_loss)
+    Stage("text", reader, Schedule(steps=steps, lr=_LR, warmup=100, weight_decay=0.02), work).run(compute_loss)
     accuracy = reading_accuracy(reader.eval(), caption_pool(tokenizer, _SEED + 1, 1500, "held_out"), device)
     logger.info("text: accuracy on held-out captions %s", accuracy)
-    record(work, "text", batch=batch, accuracy_on_held_out_captions=accuracy)
+    record(work, "text", batch=_BATCH, accuracy_on_held_out_captions=accuracy)
     reader.text_model.save_pretrained(work / "text_encoder")
     return reader.text_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, cast
@@ -29,13 +30,13 @@ def byte_symbols() -> list[str]:
 
 
 def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
-    """Return the byte-pair merges of a word count (Sennrich et al. 2016, algorithm 1); ties go to the first in order."""
+    """Return the byte-pair merges of a word count (Sennrich et al. 2016, algorithm 1); ties: the first in order."""
     split = {word: (*word[:-1], word[-1] + "</w>") for word in words}
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, symbols in split.items():
-            for pair in zip(symbols, symbols[1:], strict=False):
+            for pair in itertools.pairwise(symbols):
                 pairs[pair] += words[word]
         if not pairs:
             break

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _SEED = 16
+_BATCH, _LR = 64, 1e-3
 _GAMMA = 5.0
 _CAPTION_DROPOUT = 0.1
 
@@ -48,7 +49,7 @@ def snr_weights(alphas_cumprod: torch.Tensor) -> torch.Tensor:
     return snr.clamp(max=_GAMMA) / snr
 
 
-def train_unet(work: Path, pool: Pool, *, steps: int, batch: int, lr: float, device: torch.device) -> UNet2DConditionModel:
+def train_unet(work: Path, pool: Pool, *, steps: int, device: torch.device) -> UNet2DConditionModel:
     """Train (or resume) the UNet, save the EMA weights under the work folder."""
     torch.manual_seed(_SEED)
     unet = new_unet().to(device)
@@ -58,21 +59,21 @@ def train_unet(work: Path, pool: Pool, *, steps: int, batch: int, lr: float, dev
 
     def compute_loss(step: int) -> torch.Tensor:
         rng = generator(_SEED, step)
-        rows = torch.randint(len(pool.posterior), (batch,), generator=rng)
+        rows = torch.randint(len(pool.posterior), (_BATCH,), generator=rng)
         mean, std = pool.posterior[rows].float().unbind(1)
         x_0 = mean + std * torch.randn(mean.shape, generator=rng)
         states = pool.states[rows].float()
-        states[torch.rand(batch, generator=rng) < _CAPTION_DROPOUT] = pool.empty.float()
+        states[torch.rand(_BATCH, generator=rng) < _CAPTION_DROPOUT] = pool.empty.float()
         # stratified timesteps: the same distribution, less variance
-        t = ((torch.arange(batch) + torch.rand(batch, generator=rng)) * 1000 / batch).long().clamp(max=999)
+        t = ((torch.arange(_BATCH) + torch.rand(_BATCH, generator=rng)) * 1000 / _BATCH).long().clamp(max=999)
         noise = torch.randn(x_0.shape, generator=rng)
         x_t = alpha_bar[t].sqrt()[:, None, None, None] * x_0 + (1 - alpha_bar[t]).sqrt()[:, None, None, None] * noise
         predicted = unet(x_t.to(device), t.to(device), encoder_hidden_states=states.to(device)).sample
         error = (predicted - noise.to(device)).square().mean((1, 2, 3))
         return (weights[t].to(device) * error).mean()
 
-    plan = Schedule(steps=steps, lr=lr, warmup=150, weight_decay=0.01, ema_decay=0.998)
+    plan = Schedule(steps=steps, lr=_LR, warmup=150, weight_decay=0.01, ema_decay=0.998)
     ema = Stage("unet", unet, plan, work).run(compute_loss)
     ema.save_pretrained(work / "unet")  # type: ignore[operator]
-    record(work, "unet", batch=batch, images_seen=steps * batch, scenes=len(pool.posterior))
+    record(work, "unet", batch=_BATCH, images_seen=steps * _BATCH, scenes=len(pool.posterior))
     return cast("UNet2DConditionModel", ema)

@@ -14,7 +14,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch.nn.functional import avg_pool2d
 
 from sdtune.demo.pretrain.loop import Schedule, Stage, generator, record
-from sdtune.demo.pretrain.pictures import mixed_picture, rendered, to_unit
+from sdtune.demo.pretrain.pictures import mixed_picture, rendered, scene_picture, to_unit, toy_view
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +24,13 @@ _POOL = 30_000
 _KL_WEIGHT = 2e-6
 _NOISE_FLOOR = 0.1  # the latents' std is about 1.6
 _SEED = 11
+_BATCH, _LR = 16, 1e-3
+# name, drawing, seed, pictures of the pool, of which the decoder stage takes the first; the pools of other stages
+_DECODER_POOLS = (
+    ("unet", scene_picture, 15, 32_000, 4000),
+    ("judge-toys", toy_view, 14, 10_000, 3000),
+    ("vae", mixed_picture, _SEED, _POOL, 2000),
+)
 
 
 def new_vae() -> AutoencoderKL:
@@ -93,7 +100,7 @@ def reconstruction_loss(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Te
     return error.abs().mean() + 0.5 * error.square().mean() + 0.5 * coarse + 0.2 * gradients
 
 
-def train_vae(work: Path, *, steps: int, batch: int, lr: float, device: torch.device) -> AutoencoderKL:
+def train_vae(work: Path, *, steps: int, device: torch.device) -> AutoencoderKL:
     """Train (or resume) the VAE, set its scaling factor, save it under the work folder."""
     torch.manual_seed(_SEED)
     vae = new_vae()
@@ -103,10 +110,10 @@ def train_vae(work: Path, *, steps: int, batch: int, lr: float, device: torch.de
 
     def compute_loss(step: int) -> torch.Tensor:
         rng = generator(_SEED, step)
-        pixels = to_unit(pool[torch.randint(_POOL, (batch,), generator=rng)])
+        pixels = to_unit(pool[torch.randint(_POOL, (_BATCH,), generator=rng)])
         pixels = pixels.flip(-1) if step % 2 else pixels
         pixels = pixels.to(device)
-        noise = torch.randn((batch, 4, 8, 8), generator=rng).to(device)
+        noise = torch.randn((_BATCH, 4, 8, 8), generator=rng).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             posterior = vae.encode(pixels).latent_dist
             # the floor keeps details from hiding in differences too small for a UNet to draw
@@ -114,17 +121,44 @@ def train_vae(work: Path, *, steps: int, batch: int, lr: float, device: torch.de
         kl = posterior.kl().mean()
         return reconstruction_loss(decoded.float(), pixels) + _KL_WEIGHT * kl
 
-    schedule = Schedule(steps=steps, lr=lr, warmup=100, weight_decay=1e-4)
+    schedule = Schedule(steps=steps, lr=_LR, warmup=100, weight_decay=1e-4)
     Stage("vae", vae, schedule, work).run(compute_loss)
     _set_scaling_factor(vae, pool[:2000], device)
     vae.save_pretrained(work / "vae")
-    record(work, "vae", batch=batch, scaling_factor=vae.config.scaling_factor)
+    record(work, "vae", batch=_BATCH, scaling_factor=vae.config.scaling_factor)
     return vae
+
+
+def train_decoder(work: Path, *, steps: int, device: torch.device) -> AutoencoderKL:
+    """Train (or resume) the decoder alone, with more toys; the latents stay those the UNet learned."""
+    vae = AutoencoderKL.from_pretrained(work / "vae").to(device)
+    parts = [rendered(work, name, draw, seed, count)[:keep] for name, draw, seed, count, keep in _DECODER_POOLS]
+    pool = torch.cat(parts)
+    latents = _encoded(vae, pool, device)
+    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder])
+
+    def compute_loss(step: int) -> torch.Tensor:
+        rng = generator(_SEED + 1, step)
+        rows = torch.randint(len(pool), (_BATCH,), generator=rng)
+        noise = torch.randn((_BATCH, 4, 8, 8), generator=rng) * _NOISE_FLOOR
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            decoded = vae.decode((latents[rows] + noise).to(device)).sample
+        return reconstruction_loss(decoded.float(), to_unit(pool[rows]).to(device))
+
+    Stage("decoder", decoder, Schedule(steps=steps, lr=_LR, warmup=50, weight_decay=1e-4), work).run(compute_loss)
+    record(work, "decoder", batch=_BATCH, pictures=len(pool))
+    vae.save_pretrained(work / "vae")
+    return cast("AutoencoderKL", vae)
+
+
+@torch.no_grad()
+def _encoded(vae: AutoencoderKL, pool: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return torch.cat([vae.encode(to_unit(part).to(device)).latent_dist.mean.cpu() for part in pool.split(200)])
 
 
 @torch.no_grad()
 def _set_scaling_factor(vae: AutoencoderKL, pool: torch.Tensor, device: torch.device) -> None:
     vae.eval()
-    latents = torch.cat([vae.encode(to_unit(part).to(device)).latent_dist.mean for part in pool.split(200)])
+    latents = _encoded(vae, pool, device)
     vae.register_to_config(scaling_factor=round(1.0 / latents.std().item(), 5))
     logger.info("vae: scaling_factor %s", vae.config.scaling_factor)
