@@ -17,11 +17,14 @@ from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from io import FileIO
     from pathlib import Path
 
     import torch
     from torch import Tensor
 
+_CHUNK = 1 << 18  # elements
+_READABLE = "use a file in fp32, fp16 or bf16"
 HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library
 _WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _TORCH = {
@@ -76,21 +79,38 @@ class TensorFile:
         import torch
 
         entry = self.entries[name]
-        raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+        if entry.dtype not in _TORCH:
+            raise ModelError(f"{name} in {self.path.name} is {entry.dtype}, which is not read", hint=_READABLE)
+        stored: torch.dtype = getattr(torch, _TORCH[entry.dtype])
+        wanted = dtype if dtype is not None and stored.is_floating_point else stored
+        tensor = torch.empty(math.prod(entry.shape), dtype=wanted)
         with self.path.open("rb", buffering=0) as file:
             file.seek(entry.start)
-            _read_fully(file, raw.numpy().data, self.path)
-        tensor: Tensor = raw.view(getattr(torch, _TORCH[entry.dtype])).reshape(entry.shape)
-        return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+            if wanted == stored:
+                self._read_into(file, tensor)
+            else:
+                self._read_cast(file, tensor, stored)
+        return tensor.reshape(entry.shape)
 
+    def _read_cast(self, file: FileIO, tensor: Tensor, stored: torch.dtype) -> None:
+        """Read piece by piece: a buffer that fits the processor's cache, and no second copy of a large tensor."""
+        import torch
 
-def _read_fully(file: Any, buffer: memoryview, path: Path) -> None:
-    done = 0
-    while done < len(buffer):  # a single read gives at most 2 GiB
-        count = file.readinto(buffer[done:])
-        if not count:
-            raise ModelError(f"{path.name} ended early while being read", where=str(path), hint="download it again")
-        done += count
+        buffer = torch.empty(_CHUNK, dtype=stored)
+        for start in range(0, len(tensor), _CHUNK):
+            piece = buffer[: len(tensor) - start]
+            self._read_into(file, piece)
+            tensor[start : start + len(piece)] = piece
+
+    def _read_into(self, file: FileIO, tensor: Tensor) -> None:
+        import torch
+
+        buffer, done = tensor.view(torch.uint8).numpy().data, 0
+        while done < len(buffer):  # a single read gives at most 2 GiB
+            count = file.readinto(buffer[done:])
+            if not count:
+                raise ModelError(f"{self.path.name} ended early while being read", hint="download it again")
+            done += count
 
 
 def read_header(path: Path) -> TensorFile:

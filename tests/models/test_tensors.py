@@ -32,6 +32,18 @@ def test_reading_gives_what_was_saved(saved):
     assert all(torch.equal(file.read(name), tensor) for name, tensor in tensors.items())
 
 
+def test_a_cast_tensor_larger_than_the_buffer_is_whole(tmp_path):
+    tensor = torch.randn(3, 100_003)
+    save_file({"x": tensor}, tmp_path / "t.safetensors")
+    assert torch.equal(read_header(tmp_path / "t.safetensors").read("x", torch.bfloat16), tensor.bfloat16())
+
+
+def test_fp8_is_told_and_not_read(tmp_path):
+    save_file({"x": torch.zeros(3).to(torch.float8_e4m3fn)}, tmp_path / "t.safetensors")
+    with pytest.raises(ModelError, match="F8_E4M3, which is not read"):
+        read_header(tmp_path / "t.safetensors").read("x")
+
+
 def test_floats_are_cast_and_numbers_are_not(saved):
     file = read_header(saved[0])
     assert torch.equal(file.read("half", torch.float32), saved[1]["half"].float())
