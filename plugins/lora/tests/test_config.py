@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -42,3 +44,9 @@ def test_the_plugin_declares_its_method():
 def test_declaring_imports_no_torch():
     code = "import sys, sdtune_lora; sdtune_lora.sdtune_methods(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_readme_tells_every_option_and_no_other():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", readme, re.MULTILINE)
+    assert set(re.findall(r"\w+", " ".join(told))) == LoraOptions.model_fields.keys()

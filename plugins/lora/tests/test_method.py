@@ -34,10 +34,10 @@ def export(method, model):
     return artifact
 
 
-def test_attaching_changes_no_bit_of_the_answer(model, inputs):
-    expected = model(*inputs)
+def test_attaching_changes_no_bit_of_the_answer(model, predict):
+    expected = predict(model)
     attach(model, conv_rank=2)
-    assert torch.equal(model(*inputs), expected)
+    assert torch.equal(predict(model), expected)
 
 
 def test_only_the_parameters_of_the_groups_require_grad(model):
@@ -47,10 +47,10 @@ def test_only_the_parameters_of_the_groups_require_grad(model):
     assert len(trained) == 2 * (278 + 72)
 
 
-def test_every_parameter_gets_a_gradient(model, inputs):
+def test_every_parameter_gets_a_gradient(model, predict):
     _, groups = attach(model, conv_rank=2)
     randomise(groups)
-    model(*inputs).square().sum().backward()
+    predict(model).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in parameters(groups).values())
 
 
@@ -65,10 +65,10 @@ def test_parameters_have_stable_names(model):
     ]
 
 
-def test_init_depends_on_seed_and_path_alone(model):
-    alone = parameters(attach(type(model)(), text_encoder=False)[1])
-    both = parameters(attach(type(model)(), conv_rank=2)[1])
-    other = parameters(attach(type(model)(), seed=1)[1])
+def test_init_depends_on_seed_and_path_alone(make_model):
+    alone = parameters(attach(make_model(), text_encoder=False)[1])
+    both = parameters(attach(make_model(), conv_rank=2)[1])
+    other = parameters(attach(make_model(), seed=1)[1])
     assert all(torch.equal(parameter, both[name]) for name, parameter in alone.items())
     assert not any(torch.equal(parameter, other[name]) for name, parameter in alone.items() if name.endswith("down"))
     first, second = list(alone.values())[0:4:2]
@@ -98,10 +98,10 @@ def test_exports_what_webui_reads(model):
     assert (artifact.kind, artifact.stem, artifact.architecture_suffix) == ("lora", "zwx", "/lora")
     assert len(artifact.tensors) == 3 * (278 + 72)
     key = "lora_unet_down_blocks_0_attentions_0_proj_in"
-    assert artifact.tensors[f"{key}.lora_down.weight"].shape == (4, 8, 1, 1)
-    assert artifact.tensors[f"{key}.lora_up.weight"].shape == (8, 4, 1, 1)
+    assert artifact.tensors[f"{key}.lora_down.weight"].shape == (4, 32, 1, 1)
+    assert artifact.tensors[f"{key}.lora_up.weight"].shape == (32, 4, 1, 1)
     assert artifact.tensors[f"{key}.alpha"].item() == 2.0
-    assert artifact.tensors["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"].shape == (4, 32)
+    assert artifact.tensors["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"].shape == (4, 64)
     assert all(tensor.dtype == torch.float32 and not tensor.requires_grad for tensor in artifact.tensors.values())
 
 
@@ -122,26 +122,26 @@ def test_metadata_reads_as_that_of_sd_scripts(model):
     assert json.loads(metadata["ss_network_args"]) == args
 
 
-def test_starting_from_a_file_is_the_inverse_of_export(model, tmp_path):
+def test_starting_from_a_file_is_the_inverse_of_export(model, tmp_path, make_model):
     method, groups = attach(model, conv_rank=2)
     randomise(groups)
     tensors = dict(export(method, model).tensors)
     save_file(tensors, tmp_path / "a.safetensors")
-    fresh = type(model)()
+    fresh = make_model()
     second, _ = attach(fresh, seed=9, conv_rank=2, from_file=tmp_path / "a.safetensors")
     found = export(second, fresh).tensors
     assert found.keys() == tensors.keys()
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.items())
 
 
-def test_merging_gives_the_same_answer_without_adapters(model, inputs):
+def test_merging_gives_the_same_answer_without_adapters(model, predict, make_model):
     _, groups = attach(model, conv_rank=2, alpha=2.0)
     randomise(groups)
-    expected = model(*inputs)
-    names = type(model)().state_dict().keys()
+    expected = predict(model)
+    names = make_model().state_dict().keys()
     merge_adapters(model, {path: layer for path, layer in model.named_modules() if isinstance(layer, LoraLayer)})
     assert model.state_dict().keys() == names
-    torch.testing.assert_close(model(*inputs), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(predict(model), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_max_norm_is_kept_and_told(model):
@@ -164,25 +164,25 @@ def test_without_max_norm_nothing_is_touched(model):
     assert all(torch.equal(parameter, before[name]) for name, parameter in parameters(groups).items())
 
 
-def test_gradient_checkpointing_changes_no_gradient(model, inputs):
+def test_gradient_checkpointing_changes_no_gradient(model, predict):
     _, groups = attach(model, conv_rank=2)
     randomise(groups)
     named = parameters(groups)
-    expected = torch.autograd.grad(model(*inputs).square().sum(), list(named.values()))
-    model.unet.train()
-    model.unet.enable_gradient_checkpointing()
-    found = torch.autograd.grad(model(*inputs).square().sum(), list(named.values()))
+    expected = torch.autograd.grad(predict(model).square().sum(), list(named.values()))
+    model.train()
+    model.enable_gradient_checkpointing()
+    found = torch.autograd.grad(predict(model).square().sum(), list(named.values()))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.slow
-def test_training_learns(model, inputs):
+def test_training_learns(model, predict):
     _, groups = attach(model, conv_rank=2)
     optimizer = torch.optim.AdamW(list(parameters(groups).values()), lr=1e-2)
     target = torch.randn(2, 4, 8, 8)
     losses = []
     for _ in range(8):
-        loss = (model(*inputs) - target).square().mean()
+        loss = (predict(model) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,0 +1,41 @@
+"""Opened models for the tests of methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdtune.testing.tiny import tiny_sd1
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sdtune.models.base import DiffusionModel, Part
+
+# Each level as wide against the one before as in SD1: so there is a shortcut wherever SD1 has one.
+WIDTHS = (32, 64, 128, 128)
+
+
+def open_tiny_sd1(
+    path: Path, *, parts: Sequence[Part] = ("unet", "text_encoder"), text_layers: int = 12
+) -> DiffusionModel:
+    """Open a tiny SD1 that has every layer of the true one, float32 on the CPU, with parts loaded.
+
+    Args:
+        path: As for `tiny_sd1`; written when it is not there.
+        parts: What to load.
+        text_layers: Layers of the text encoder, when it is written.
+    """
+    import torch
+
+    from sdtune.models.base import ModelSource
+    from sdtune.models.sd import StableDiffusion1
+
+    if not path.exists():
+        tiny_sd1(path, text_layers=text_layers, block_out_channels=WIDTHS)
+    cpu = torch.device("cpu")
+    source = ModelSource(path=path, name=path.stem, tokenizer=None, clip_skip=1, dtype=torch.float32, device=cpu)
+    model = StableDiffusion1(source)
+    for part in parts:
+        model.load(part)
+    return model
