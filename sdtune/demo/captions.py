@@ -11,6 +11,8 @@ import numpy as np
 from sdtune.demo.scenes import CHOICES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sdtune.demo.scenes import Scene
 
 UNMENTIONED = -1
@@ -92,7 +94,7 @@ def _one(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 def _worded(scene: Scene, rng: np.random.Generator, mentioned: frozenset[str]) -> dict[str, str]:
     words = {name: str(getattr(scene, name)) for name in mentioned}
-    tables = {
+    tables: dict[str, Mapping[str, tuple[str, ...]]] = {
         "style": _STYLE_WORDS,
         "size": _SIZE_WORDS,
         "texture": _TEXTURE_WORDS,

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 METHOD = "lora"
 _PARTS = ("images", "run", "webui")
-STEPS = 250
+STEPS = 300
 _SUBJECT_PROMPTS = (
     f"a photo of a {TRIGGER} {TOY} on a white background",
-    f"a photo of a {TRIGGER} {TOY} on a yellow background",
-    f"a photo of a {TRIGGER} {TOY} on a purple background",
+    f"a photo of a {TRIGGER} {TOY} on a pink background",
+    f"a photo of a {TRIGGER} {TOY} on a black background",
 )
 _CONTROL_PROMPT = "a photo of a red star on a white background"
 
@@ -85,6 +85,10 @@ def _options(images: Path, run: Path, steps: int) -> list[str]:
         f"train.steps={steps}",
         "train.batch_size=5",
         "train.lr=2e-3",
+        "train.schedule.name=cosine",
+        f"{METHOD}.rank=16",
+        f"{METHOD}.conv_rank=16",
+        f"{METHOD}.text_encoder=false",
         f"preview.prompts=[{prompts}]",
         "preview.cfg=4",
     ]

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import sdtune_lora
 
+import sdtune_lora
 from sdtune.cli.main import run
 from sdtune.plugins import Registry
 from sdtune.testing.images import write_images

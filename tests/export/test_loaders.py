@@ -1,10 +1,10 @@
 """An exported file, read by somebody else's loader, acts as trained."""
 
 import pytest
-import sdtune_lora
 import torch
 from safetensors import safe_open
 
+import sdtune_lora
 from sdtune.models.open import demo_folder
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train

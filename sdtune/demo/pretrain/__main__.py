@@ -68,11 +68,11 @@ def _run(options: argparse.Namespace, stage: str) -> None:
 
 
 def _load_vae(work: Path, device: torch.device) -> AutoencoderKL:
-    return AutoencoderKL.from_pretrained(work / "vae").to(device)  # type: ignore[no-any-return]
+    return AutoencoderKL.from_pretrained(work / "vae").to(device)
 
 
 def _load_text(work: Path, device: torch.device) -> CLIPTextModel:
-    return CLIPTextModel.from_pretrained(work / "text_encoder").to(device)  # type: ignore[no-any-return]
+    return CLIPTextModel.from_pretrained(work / "text_encoder").to(device)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def hardware(device: torch.device) -> str:
     return f"{torch.get_num_threads()} threads of {os.cpu_count()} CPU cores ({platform.machine()})"
 
 
-def record(work: Path, stage: str, **facts: Any) -> None:  # noqa: ANN401 -- JSON values
+def record(work: Path, stage: str, **facts: Any) -> None:
     """Merge facts about a stage into the work folder's timings.json."""
     path = work / "timings.json"
     known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}

@@ -42,7 +42,7 @@ def encode_pictures(work: Path, vae: AutoencoderKL, count: int, device: torch.de
         pixels, started = rendered(work, "unet", scene_picture, SEED, count), time.monotonic()
         vae.eval()
         parts = []
-        for part in pixels.split(250):
+        for part in torch.split(pixels, 250):
             posterior = vae.encode(to_unit(part).to(device)).latent_dist
             parts.append(torch.stack([posterior.mean, posterior.std], 1).mul(vae.config.scaling_factor).half().cpu())
         torch.save(torch.cat(parts), path)

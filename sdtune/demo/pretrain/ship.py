@@ -21,7 +21,7 @@ def checkpointed_unet(work: Path) -> UNet2DConditionModel:
     """Return the EMA weights of the UNet's newest checkpoint, finished or not."""
     stage = Stage("unet", new_unet(), Schedule(steps=1, lr=0.0, ema_decay=0.5), work)
     stage.resume()
-    return stage.ema  # type: ignore[return-value]
+    return stage.ema
 
 
 def ship(work: Path, folder: Path) -> None:

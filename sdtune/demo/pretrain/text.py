@@ -140,7 +140,7 @@ def train_text(work: Path, tokenizer: CLIPTokenizer, *, steps: int, device: torc
 def reading_accuracy(reader: CaptionReader, pool: CaptionPool, device: torch.device) -> dict[str, float]:
     """Return, for each attribute, how often the last of the 77 positions tells its value."""
     right = torch.zeros(len(CHOICES))
-    for ids, labels in zip(pool.ids.split(100), pool.labels.split(100), strict=True):
+    for ids, labels in zip(torch.split(pool.ids, 100), torch.split(pool.labels, 100), strict=True):
         logits = reader.attribute_logits(reader.hidden(ids.to(device))[:, -1])
         right += torch.stack([(part.argmax(-1).cpu() == labels[:, i]).sum() for i, part in enumerate(logits)])
     return {name: round(float(hits) / len(pool.ids), 4) for name, hits in zip(CHOICES, right, strict=True)}

@@ -70,7 +70,8 @@ def train_unet(work: Path, pool: Pool, *, steps: int, device: torch.device) -> U
         x_t = alpha_bar[t].sqrt()[:, None, None, None] * x_0 + (1 - alpha_bar[t]).sqrt()[:, None, None, None] * noise
         predicted = unet(x_t.to(device), t.to(device), encoder_hidden_states=states.to(device)).sample
         error = (predicted - noise.to(device)).square().mean((1, 2, 3))
-        return (weights[t].to(device) * error).mean()
+        loss: torch.Tensor = (weights[t].to(device) * error).mean()
+        return loss
 
     plan = Schedule(steps=steps, lr=_LR, warmup=150, weight_decay=0.01, ema_decay=0.998)
     ema = Stage("unet", unet, plan, work).run(compute_loss)

@@ -119,7 +119,8 @@ def train_vae(work: Path, *, steps: int, device: torch.device) -> AutoencoderKL:
             # the floor keeps details from hiding in differences too small for a UNet to draw
             decoded = vae.decode(posterior.mean + posterior.std.clamp(min=_NOISE_FLOOR) * noise).sample
         kl = posterior.kl().mean()
-        return reconstruction_loss(decoded.float(), pixels) + _KL_WEIGHT * kl
+        loss: torch.Tensor = reconstruction_loss(decoded.float(), pixels) + _KL_WEIGHT * kl
+        return loss
 
     schedule = Schedule(steps=steps, lr=_LR, warmup=100, weight_decay=1e-4)
     Stage("vae", vae, schedule, work).run(compute_loss)
@@ -153,7 +154,7 @@ def train_decoder(work: Path, *, steps: int, device: torch.device) -> Autoencode
 
 @torch.no_grad()
 def _encoded(vae: AutoencoderKL, pool: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return torch.cat([vae.encode(to_unit(part).to(device)).latent_dist.mean.cpu() for part in pool.split(200)])
+    return torch.cat([vae.encode(to_unit(part).to(device)).latent_dist.mean.cpu() for part in torch.split(pool, 200)])
 
 
 @torch.no_grad()
