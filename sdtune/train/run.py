@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sdtune.train.method import Method, ParamGroup
 
 logger = logging.getLogger(__name__)
+_LINKS = frozenset({",", "a", "an", "and", "at", "by", "in", "of", "on", "the", "with"})
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -147,14 +148,16 @@ class Run:
         )
 
     def trigger(self) -> str:
-        """Give the words all captions begin with: what calls the subject; empty when they share none."""
+        """Give the words all captions begin with, up to the last that is no link; empty when they share none."""
         captions = [image.caption.replace(",", " ,").split() for image in self.index.images]
         shared: list[str] = []
         for words in zip(*captions, strict=False):
             if len(set(words)) > 1:
                 break
             shared.append(words[0])
-        return " ".join(shared).replace(" ,", ",").strip(" ,")
+        while shared and shared[-1] in _LINKS:
+            shared.pop()
+        return " ".join(shared).replace(" ,", ",")
 
     def export(self, step: int, stem: str) -> list[Path]:
         """Write the method's files from the parameters as they are now."""
