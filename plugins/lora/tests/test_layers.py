@@ -86,6 +86,7 @@ def test_a_fresh_layer_changes_no_bit(name, dtype):
     assert torch.equal(layer(x), layer.base(x))
 
 
+@pytest.mark.slow  # importing peft takes seconds
 @pytest.mark.parametrize("name", [name for name in LAYERS if "dilated" not in name])  # peft 0.21 forgets dilation
 def test_equals_peft(name):
     peft = pytest.importorskip("peft")
