@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import time
@@ -194,8 +195,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=Sampling().seed)
     options = parser.parse_args()
     sampling = Sampling(steps=options.steps, guidance=options.guidance, seed=options.seed)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     report = evaluate(options.model, options.out, count=options.prompts, sampling=sampling)
-    print(json.dumps({key: report[key] for key in ("all", "unseen_pairs", "seconds")}))  # noqa: T201 -- a command line
+    logging.info(json.dumps({key: report[key] for key in ("all", "unseen_pairs", "seconds")}))
 
 
 if __name__ == "__main__":

@@ -154,11 +154,12 @@ def test_a_signal_saves_and_stops(tmp_path, options):
 
 def test_two_batches_of_one_are_a_batch_of_two(tmp_path, options):
     write_images(tmp_path / "images", 2)
-    pair = (f"data.path={tmp_path / 'images'}", "train.lr=1e-5", "train.steps=3")  # both images are in every step
+    both = (f"data.path={tmp_path / 'images'}", "train.lr=1e-5", "train.steps=3")  # both images are in every step
+    pair = ("model.path=demo", *both)  # a trained model: the random one magnifies the order of sums a hundredfold
     train(PLUGINS, *options(tmp_path / "one", *pair, "train.batch_size=2"))
     train(PLUGINS, *options(tmp_path / "two", *pair, "train.gradient_accumulation=2"))
     assert numbers(tmp_path / "one", "loss") == pytest.approx(numbers(tmp_path / "two", "loss"), rel=1e-5)
-    assert numbers(tmp_path / "one", "grad_norm") == pytest.approx(numbers(tmp_path / "two", "grad_norm"), rel=1e-3)
+    assert numbers(tmp_path / "one", "grad_norm") == pytest.approx(numbers(tmp_path / "two", "grad_norm"), rel=1e-4)
 
 
 def test_caches_change_no_bit(tmp_path, options):
