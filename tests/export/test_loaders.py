@@ -34,7 +34,7 @@ def test_diffusers_uses_every_key_and_gives_the_trained_answer(trained):
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        demo_folder(), torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+        demo_folder(), dtype=torch.float32, safety_checker=None, requires_safety_checker=False
     )
     before = answer(pipeline.unet, pipeline.text_encoder, pipeline.tokenizer)
     path = trained.folder.exports / "thing.safetensors"
