@@ -87,7 +87,7 @@ def bare(model: Path, precision: str, steps: int, out: Path) -> None:
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        float(loss)
+        float(loss.detach())
         seconds.append(time.perf_counter() - started)
         first = first or time.time()
     out.write_text(json.dumps({"seconds": seconds, "first": first}))
@@ -113,7 +113,7 @@ def measure_bare(model: Path, precision: str, steps: int, work: Path, env: dict[
 
 def measure_sdtune(model: Path, precision: str, steps: int, work: Path, env: dict[str, str]) -> dict[str, object]:
     out = work / f"run-{time.time_ns()}"
-    command = [sys.executable, "-m", "sdtune.cli.main", "train", "--method", "lora", "--model", str(model)]
+    command = [sys.executable, "-m", "sdtune", "train", "--method", "lora", "--model", str(model)]
     command += ["--data", str(work / "images"), "--output", str(out), "--steps", str(steps), "--rank", str(RANK)]
     command += ["--precision", precision, "--resolution", str(SIDE), "lora.text_encoder=false", "--name", "bench"]
     command += ["data.captions=class_text", "data.class_text=photo of a dog", f"model.tokenizer={work / 'tokenizer'}"]

@@ -1,8 +1,5 @@
-"""`python -m sdtune`: the command line where the script is not on the path."""
-
-from __future__ import annotations
+"""`python -m sdtune`: the same as the command `sdtune`."""
 
 from sdtune.cli.main import main
 
-if __name__ == "__main__":
-    main()
+main()

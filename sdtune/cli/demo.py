@@ -21,5 +21,5 @@ def demo(ctx: click.Context, /, *, output: Path, steps: int | None, overwrite: b
     from sdtune.cli.progress import ConsoleScreen
     from sdtune.demo.show import show
 
-    for line in show(ctx.find_root().obj, ConsoleScreen(), output, steps=steps, overwrite=overwrite):
-        click.echo(line)
+    chosen = {} if steps is None else {"steps": steps}
+    click.echo(show(ctx.find_root().obj, ConsoleScreen(), output, overwrite=overwrite, **chosen).render())

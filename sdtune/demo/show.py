@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -13,7 +14,6 @@ from sdtune.demo.scenes import TOY, TRIGGER, subject_images
 from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from sdtune.plugins import Registry
@@ -30,11 +30,46 @@ _SUBJECT_PROMPTS = (
 _CONTROL_PROMPT = "a photo of a red star on a white background"
 
 
-def show(registry: Registry, screen: Screen, folder: Path, *, steps: int | None, overwrite: bool) -> Iterator[str]:
-    """Run the demonstration in `folder`; yield the lines that tell how it went.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """How a demonstration went.
+
+    Attributes:
+        before: Mean likeness of the base model's pictures to the subject, in [-1, 1].
+        after: The same of the trained model's pictures.
+        grid: Pictures before and after.
+        file: The LoRA, in the webui folder.
+        usage: What to write into the prompt.
+        seconds: How long it took.
+    """
+
+    before: float
+    after: float
+    grid: Path
+    file: Path
+    usage: str
+    seconds: float
+
+    def render(self) -> str:
+        """Tell it in a few lines."""
+        return "\n".join(
+            [
+                f"likeness to the {TRIGGER} {TOY}, from -1 to 1: {self.before:.2f} before, {self.after:.2f} after",
+                f"pictures: {self.grid}",
+                f"file: {self.file}",
+                self.usage,
+                f"took {self.seconds:.0f} s",
+            ]
+        )
+
+
+def show(
+    registry: Registry, screen: Screen, folder: Path, *, steps: int = STEPS, overwrite: bool = False
+) -> Demonstration:
+    """Run the demonstration in `folder`.
 
     Raises:
-        ConfigError: `folder` holds something, and `overwrite` is off, or it is no earlier demonstration.
+        ConfigError: `folder` holds something, and `overwrite` is off, or it is more than an earlier demonstration.
     """
     from sdtune.config.compose import load
     from sdtune.export.deliver import carry_out, plan_delivery
@@ -44,16 +79,17 @@ def show(registry: Registry, screen: Screen, folder: Path, *, steps: int | None,
     _make_room(folder, overwrite=overwrite)
     images, run = folder / "images", folder / "run"
     _write_images(images)
-    loaded = load(registry, overrides=_options(images, run, steps or STEPS))
-    trained = start(loaded, registry, screen)
-    before, after = (_score(run / "previews", images, step) for step in (0, trained.timetable.steps))
+    trained = start(load(registry, overrides=_options(images, run, steps)), registry, screen)
     delivery = plan_delivery(run, to="webui", root=folder / "webui", create=True)
     carry_out(delivery)
-    yield f"likeness to the {TRIGGER} {TOY}, from -1 to 1: {before:.2f} before, {after:.2f} after"
-    yield f"pictures: {trained.folder.grid}"
-    yield f"file: {delivery.files[0].target}"
-    yield delivery.usage
-    yield f"took {time.perf_counter() - started:.0f} s"
+    return Demonstration(
+        before=_score(run / "previews", images, 0),
+        after=_score(run / "previews", images, trained.timetable.steps),
+        grid=trained.folder.grid,
+        file=delivery.files[0].target,
+        usage=delivery.usage,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _make_room(folder: Path, *, overwrite: bool) -> None:
