@@ -94,6 +94,7 @@ def _train(
     run: Run, registry: Registry, screen: Screen, *, checkpoint: Checkpoint | None, stop_after: int | None
 ) -> None:
     folder = run.folder
+    keep_freed_memory()
     with RunLock(folder), _log_to(folder), _state_kept(folder), StopRequest() as stop:
         sweep_drafts(folder.path)
         remember_last(folder)
@@ -105,7 +106,6 @@ def _train(
 
         prompts = tuple(dict.fromkeys(text for request in requests for text in request.texts()))
         source = open_source(run, preview_texts=prompts, on_progress=on_progress)
-        keep_freed_memory()
         observers = [
             MetricsObserver(folder.metrics),
             *([TensorBoardObserver(folder.tensorboard)] if run.options.log.tensorboard else []),
