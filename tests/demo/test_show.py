@@ -1,9 +1,9 @@
 """The demonstration teaches its subject, says so in numbers, and delivers the file."""
 
 import pytest
-import sdtune_lora
 from PIL import Image
 
+import sdtune_lora
 from sdtune.demo.show import show
 from sdtune.errors import ConfigError
 from sdtune.plugins import Registry
