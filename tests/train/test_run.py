@@ -97,6 +97,7 @@ VARIANTS = {
     "accumulation": ("train.gradient_accumulation=2",),
     "dropout and schedule": ("lora.dropout=0.1", "train.schedule.name=cosine", "train.schedule.warmup_steps=0"),
     "text encoder": ("lora.text_encoder=true",),
+    "demo model": ("model.path=demo", "lora.text_encoder=true", "lora.conv_rank=2"),
     "8-bit": ("train.optimizer.name=adamw8bit", "lora.rank=64"),
     "bf16": ("train.precision=bf16",),
     "no caches": ("data.cache.latents=off", "data.cache.text=off", "data.flip=true", "data.caption_dropout=0.5"),
