@@ -20,7 +20,8 @@ def test_the_subject_is_learned_and_delivered(tmp_path):
     assert shown.after > 0.55
     assert shown.after - shown.before > 0.3
     assert (tmp_path / "demo" / "webui" / "models" / "Lora" / "zwx-toy.safetensors").is_file()
-    assert Image.open(tmp_path / "demo" / "run" / "grid.png").width > 400
+    with Image.open(shown.grid) as grid:
+        assert grid.width > 400
     with pytest.raises(ConfigError, match="--overwrite"):
         run(tmp_path / "demo")
 
