@@ -33,5 +33,10 @@ def encode_user_metadata(metadata: Mapping[str, str], *, family: str, trigger: s
 
 
 def newest_picture(folder: Path) -> Path | None:
-    """Find the PNG in a folder that was written last, or None."""
-    return max(folder.glob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+    """Find the picture of the first prompt at the last step (`step-00000300-00.png`), or None.
+
+    Names decide, not the clock: pictures keep their order when a run folder is copied, and the first prompt is the one
+    a user wrote for what was learned; later ones often show that the rest is kept.
+    """
+    steps = sorted(path.name.rpartition("-") for path in folder.glob("step-*-*.png"))
+    return folder / "".join(min(name for name in steps if name[0] == steps[-1][0])) if steps else None

@@ -78,7 +78,7 @@ def run_dir(tmp_path, artifact, info) -> Path:
     write_artifact(artifact, info, folder / "exports", dtype="fp16")
     facts = {"name": "dog", "trigger": "zwx dog", "family": "sd1", "kind": "lora", "more": 1}
     (folder / "run.json").write_text(json.dumps(facts))
-    for second, name in enumerate(["step-000200.png", "before.png"]):
+    for second, name in enumerate(["step-00000200-00.png", "step-00000000-00.png"]):
         path = folder / "previews" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(name.encode())

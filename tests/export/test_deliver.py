@@ -16,7 +16,7 @@ def test_webui_gets_file_card_and_picture(run_dir, webui):
     assert {path.parent for path in files} == {webui / "models" / "Lora"}
     assert files[0].read_bytes() == (run_dir / "exports" / "dog.safetensors").read_bytes()
     assert json.loads(files[1].read_text())["activation text"] == "zwx dog"
-    assert files[2].read_bytes() == b"step-000200.png"
+    assert files[2].read_bytes() == b"step-00000200-00.png"
 
 
 def test_comfyui_gets_file_and_picture(run_dir, tmp_path):

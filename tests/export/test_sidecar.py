@@ -22,3 +22,9 @@ def test_card_has_every_field_webuis_read(family, version):
 
 def test_no_folder_has_no_picture(tmp_path):
     assert newest_picture(tmp_path / "none") is None
+
+
+def test_the_card_shows_the_first_prompt_at_the_last_step(tmp_path):
+    for name in ("step-00000300-01.png", "step-00000300-00.png", "step-00000000-00.png", "grid.png"):
+        (tmp_path / name).write_bytes(b"x")
+    assert newest_picture(tmp_path) == tmp_path / "step-00000300-00.png"
