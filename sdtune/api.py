@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sdtune.config.base import Options
+from sdtune.config.rates import LearningRate, Stop
 from sdtune.config.targets import TargetRule
 from sdtune.errors import ConfigError, DataError, ModelError, Problem, Problems, SdtuneError
 from sdtune.hookspecs import hookimpl
@@ -54,6 +55,7 @@ __all__ = [
     "DiffusionModel",
     "FamilySpec",
     "ImageRecord",
+    "LearningRate",
     "Method",
     "MethodSpec",
     "ModelError",
@@ -69,6 +71,7 @@ __all__ = [
     "SdtuneError",
     "StepOutput",
     "StepReport",
+    "Stop",
     "Subset",
     "TaggerSpec",
     "Target",

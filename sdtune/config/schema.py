@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sdtune.config.base import Options
+from sdtune.config.rates import LearningRate
 
 CaptionSource = Literal["auto", "txt", "caption", "json", "class_text", "filename", "empty"]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -29,7 +30,6 @@ def _check_size(value: str) -> str:
 
 Size = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_size)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-LearningRate = Annotated[float, Field(ge=0, le=1000)]
 
 
 class ModelOptions(Options):
@@ -161,6 +161,17 @@ class ScheduleOptions(Options):
     """Power of `polynomial`."""
 
 
+class EmaOptions(Options):
+    """A running average of what is trained; steadier than the last step when batches are small."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the old average kept at each step, e.g. 0.9999 for 10,000 steps, 0.99 for 300. null: no average."""
+    power: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Warmup: the decay is at most 1 - (1 + step) ** -power; 0.67 suits long runs. null: `decay` from the start."""
+    export: Literal["ema", "live", "both"] = "ema"
+    """Which weights files and pictures have: the average, the last step, or both (the last step as NAME-live)."""
+
+
 class TrainOptions(Options):
     """The loop."""
 
@@ -173,13 +184,20 @@ class TrainOptions(Options):
     gradient_accumulation: PositiveInt = 1
     """Batches in one optimizer step."""
     lr: LearningRate = 1e-4
-    """Learning rate where a part has none of its own. 1e-4 suits LoRA with AdamW."""
+    """Learning rate where a part has none of its own. 1e-4 suits LoRA with AdamW. Also webui's notation
+    `0.005:100, 1e-3:1000`: a rate, and the step before which it applies; after the last one training ends."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Clip the norm of all gradients together; 0 does not clip."""
+    max_grad_value: Annotated[float, Field(gt=0)] | None = None
+    """Clip each element of the gradients to this, before the norm; null does not."""
     optimizer: OptimizerOptions = OptimizerOptions()
     """The optimizer."""
     schedule: ScheduleOptions = ScheduleOptions()
     """The learning-rate schedule."""
+    ema: EmaOptions = EmaOptions()
+    """A running average of the weights."""
+    latent_sampling: Literal["random", "once", "deterministic"] = "random"
+    """What is taken of the VAE's answer for an image: a new sample at each visit, always the same one, or the mean."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Compute dtype of frozen parts (trained parameters stay fp32); `auto`: bf16 on a GPU, fp32 on a CPU."""
     gradient_checkpointing: bool = False

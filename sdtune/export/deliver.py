@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 FileState = Literal["new", "same", "differs"]
 
 _BAD_NAME = re.compile(r'[\x00-\x1f/\\:*?"<>|]')
-_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +43,8 @@ class Delivery:
     """What a delivery will write, and how it is then used.
 
     Attributes:
-        files: The model file first, then what lies beside it.
-        usage: What to write into the prompt, or where to choose the file.
+        files: Each model file, then what lies beside it.
+        usage: What to write into the prompt, or where to choose the file; one line for each model file.
     """
 
     files: tuple[DeliveredFile, ...]
@@ -53,13 +52,25 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A file of a run: its place, and what it is."""
+
+    path: Path
+    kind: ArtifactKind
+
+    @property
+    def suffix(self) -> str:
+        return self.path.suffix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """What a run folder's `run.json` tells about its file."""
+    """What a run folder's `run.json` tells about its files."""
 
     name: str
     trigger: str
     family: str
-    kind: ArtifactKind
+    files: tuple[_Source, ...]
 
 
 def plan_delivery(run_dir: Path, *, to: UI, root: Path, name: str | None = None, create: bool = False) -> Delivery:
@@ -69,7 +80,7 @@ def plan_delivery(run_dir: Path, *, to: UI, root: Path, name: str | None = None,
         run_dir: A finished run's folder.
         to: What reads the file.
         root: The UI's folder.
-        name: Stem of the delivered file; None: the run's name.
+        name: Put in the place of the run's name in the names of delivered files; None: keep them.
         create: Make `root` when it is not there.
 
     Raises:
@@ -78,16 +89,20 @@ def plan_delivery(run_dir: Path, *, to: UI, root: Path, name: str | None = None,
         PlatformError: A file cannot be read.
     """
     facts = _read_facts(run_dir)
-    source = _find_source(run_dir, facts.name)
-    stem = facts.name if name is None else name
-    _check_name(stem)
-    target = find_folder(to, facts.kind, root, create=create) / f"{stem}{_SUFFIX}"
-    _refuse_namesakes(to, facts.kind, target)
-    contents = {target: source, **dict(_sidecars(run_dir, source, target, to=to, facts=facts))}
+    _check_sources(facts)
+    contents: dict[Path, Path | bytes] = {}
+    usage = []
+    for source in facts.files:
+        stem = source.path.stem if name is None or source.path.stem != facts.name else name
+        _check_name(stem)
+        target = find_folder(to, source.kind, root, create=create) / f"{stem}{source.suffix}"
+        _refuse_namesakes(to, source.kind, target)
+        contents |= {target: source.path, **dict(_sidecars(run_dir, source, target, to=to, facts=facts))}
+        usage.append(describe_usage(to, source.kind, f"{stem}{source.suffix}", facts.trigger))
     files = tuple(
         DeliveredFile(target=path, content=content, state=_compare(path, content)) for path, content in contents.items()
     )
-    return Delivery(files=files, usage=describe_usage(to, facts.kind, stem, facts.trigger))
+    return Delivery(files=files, usage="\n".join(usage))
 
 
 def deliver(
@@ -125,14 +140,23 @@ def carry_out(delivery: Delivery, *, overwrite: bool = False) -> None:
             _write(file, overwrite=overwrite)
 
 
-def describe_usage(to: UI, kind: ArtifactKind, stem: str, trigger: str) -> str:
-    """Tell how a delivered file is used."""
+def describe_usage(to: UI, kind: ArtifactKind, file: str, trigger: str) -> str:
+    """Tell how a delivered file is used.
+
+    Args:
+        to: What reads it.
+        kind: What it is.
+        file: Its name.
+        trigger: Words that call what was learned.
+    """
+    stem = Path(file).stem
     prompts = {
         ("webui", "lora"): f"in the prompt: <lora:{stem}:1> {trigger}",
         ("webui", "embedding"): f"in the prompt: {stem}",
         ("webui", "hypernetwork"): f"in the prompt: <hypernet:{stem}:1> {trigger}",
-        ("comfyui", "lora"): f"in a Load LoRA node: {stem}{_SUFFIX}; in the prompt: {trigger}",
+        ("comfyui", "lora"): f"in a Load LoRA node: {file}; in the prompt: {trigger}",
         ("comfyui", "embedding"): f"in the prompt: embedding:{stem}",
+        ("comfyui", "hypernetwork"): f"in a Hypernetwork Loader node: {file}; in the prompt: {trigger}",
     }
     return prompts.get((to, kind), f"choose {stem} as the model; in the prompt: {trigger}").rstrip(" ;:")
 
@@ -142,22 +166,30 @@ def _read_facts(run_dir: Path) -> _Facts:
         facts: Any = json.loads((run_dir / "run.json").read_text("utf-8"))
         name, kind = facts["name"], facts.get("kind", "lora")
         texts = [name, facts.get("trigger") or "", facts.get("family") or "", kind]
+        found = facts.get("files") or [{"name": f"{name}.safetensors", "kind": kind}]
+        pairs = [(file["name"], file["kind"]) for file in found]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{run_dir} is not a run folder: its run.json is missing or broken", hint="give the folder of a run"
         ) from error
-    if not all(isinstance(text, str) for text in texts) or kind not in get_args(ArtifactKind):
+    texts += [text for pair in pairs for text in pair]
+    kinds = {kind, *(kind for _, kind in pairs)}
+    if not all(isinstance(text, str) for text in texts) or not kinds <= set(get_args(ArtifactKind)):
         raise ConfigError(f"{run_dir / 'run.json'} does not name a file that can be exported")
-    _check_name(name)  # a run folder may come from a stranger
-    return _Facts(name=name, trigger=texts[1], family=texts[2], kind=kind)
+    for text in (name, *(file for file, _ in pairs)):
+        _check_name(text)  # a run folder may come from a stranger
+    files = tuple(_Source(path=run_dir / "exports" / file, kind=kind) for file, kind in pairs)
+    return _Facts(name=name, trigger=texts[1], family=texts[2], files=files)
 
 
-def _find_source(run_dir: Path, name: str) -> Path:
-    source = run_dir / "exports" / f"{name}{_SUFFIX}"
-    if source.is_file():
-        return source
-    others = ", ".join(path.name for path in sorted(source.parent.glob(f"*{_SUFFIX}"))) or "none"
-    raise ConfigError(f"{source} is missing; files there: {others}", hint="finish the run with sdtune train --resume")
+def _check_sources(facts: _Facts) -> None:
+    problems = Problems(ConfigError)
+    for source in facts.files:
+        if not source.path.is_file():
+            others = ", ".join(path.name for path in sorted(source.path.parent.glob("*.*"))) or "none"
+            hint = "finish the run with sdtune train --resume"
+            problems.add(f"{source.path} is missing; files there: {others}", hint=hint)
+    problems.raise_if_any()
 
 
 def _check_name(name: str) -> None:
@@ -173,10 +205,10 @@ def _refuse_namesakes(to: UI, kind: ArtifactKind, target: Path) -> None:
 
 
 def _sidecars(
-    run_dir: Path, source: Path, target: Path, *, to: UI, facts: _Facts
+    run_dir: Path, source: _Source, target: Path, *, to: UI, facts: _Facts
 ) -> Iterator[tuple[Path, Path | bytes]]:
-    metadata = read_metadata(source)
-    if to == "webui" and facts.kind == "lora":
+    metadata = read_metadata(source.path) if source.suffix == ".safetensors" else {}
+    if to == "webui" and source.kind == "lora":
         card = encode_user_metadata(metadata, family=facts.family, trigger=facts.trigger)
         yield target.with_name(f"{target.stem}.json"), card
     if picture := newest_picture(run_dir / "previews"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from sdtune.errors import NumericsError
+from sdtune.errors import ConfigError, NumericsError
+from sdtune.export.artifact import Artifact, BytesArtifact, FolderArtifact, PickledArtifact
 from sdtune.export.container import encode_header, hash_body, hash_legacy, iter_body
 from sdtune.export.metadata import build_metadata
-from sdtune.files import writing
+from sdtune.export.pickled import encode_pickled
+from sdtune.files import write_bytes, writing, writing_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.export.artifact import Artifact
+    from sdtune.export.artifact import AnyArtifact
     from sdtune.train.info import RunInfo
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -26,7 +29,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def write_artifact(
-    artifact: Artifact,
+    artifact: AnyArtifact,
     info: RunInfo,
     folder: Path,
     *,
@@ -34,10 +37,10 @@ def write_artifact(
     overwrite: bool = False,
     with_captions: bool = True,
 ) -> Path:
-    """Write `STEM.safetensors` into `folder`; equal inputs give equal bytes.
+    """Write an artifact into `folder`; equal inputs give equal bytes.
 
     Args:
-        artifact: Tensors and the method's metadata.
+        artifact: What to write.
         info: Facts of the run, for the metadata; its dates, never the clock's.
         folder: Made when it is missing.
         dtype: What floating tensors are cast to, except `artifact.keep_dtype`.
@@ -49,15 +52,42 @@ def write_artifact(
         ConfigError: The file is there, and may not be replaced.
         PlatformError: The file cannot be written.
     """
-    if artifact.kind == "hypernetwork":
-        raise ValueError("a hypernetwork is a .pt file; no webui reads it as safetensors")
-    tensors = dict(_cast_all(artifact, dtype))
-    metadata = _with_hashes(tensors, build_metadata(artifact, info, with_captions=with_captions))
-    path = folder / f"{artifact.stem}.safetensors"
+    match artifact:
+        case Artifact():
+            tensors = dict(_cast_all(artifact.tensors, dtype, artifact.keep_dtype))
+            metadata = _with_hashes(tensors, build_metadata(artifact, info, with_captions=with_captions))
+            path = folder / f"{artifact.stem}.safetensors"
+            _write_tensors(path, tensors, metadata, overwrite=overwrite)
+        case PickledArtifact():
+            path = folder / f"{artifact.stem}{artifact.suffix}"
+            write_bytes(path, encode_pickled(artifact.content), overwrite=overwrite)
+        case BytesArtifact():
+            path = folder / f"{artifact.stem}{artifact.suffix}"
+            write_bytes(path, artifact.content, overwrite=overwrite)
+        case FolderArtifact():
+            path = folder / artifact.stem
+            _write_folder(path, artifact, dtype, overwrite=overwrite)
+    return path
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, overwrite: bool) -> None:
     with writing(path, overwrite=overwrite) as draft, draft.open("wb") as file:
         file.write(encode_header(tensors, metadata))
         file.writelines(iter_body(tensors))
-    return path
+
+
+def _write_folder(path: Path, artifact: FolderArtifact, dtype: Precision, *, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists", hint="choose another name, or --overwrite")
+    shutil.rmtree(path, ignore_errors=True)
+    with writing_folder(path) as draft:
+        for name, content in artifact.files.items():
+            target = draft / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                target.write_bytes(content)
+            else:  # diffusers asks for the entry `format`
+                _write_tensors(target, dict(_cast_all(content, dtype, ())), {"format": "pt"}, overwrite=False)
 
 
 def _with_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
@@ -72,9 +102,11 @@ def _with_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     }
 
 
-def _cast_all(artifact: Artifact, dtype: Precision) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in artifact.tensors.items():
-        keeps = name.endswith(artifact.keep_dtype) or not tensor.is_floating_point()
+def _cast_all(
+    tensors: Mapping[str, Tensor], dtype: Precision, keep_dtype: tuple[str, ...]
+) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors.items():
+        keeps = name.endswith(keep_dtype) or not tensor.is_floating_point()
         cast = tensor.detach().to(dtype=tensor.dtype if keeps else _DTYPES[dtype]).cpu().contiguous()
         if not torch.isfinite(cast).all():
             _refuse(name, tensor, dtype)

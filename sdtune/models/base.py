@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -167,6 +167,38 @@ class DiffusionModel(nn.Module, ABC):
     @abstractmethod
     def replace(self, path: str, module: nn.Module) -> None:
         """Put `module` where the layer `path` (as in `Target.path`) is now: so adapters come and go."""
+
+    @abstractmethod
+    def unfreeze(self, part: Part) -> dict[str, nn.Parameter]:
+        """Make a whole part trainable: float32 as stored, computed in the source's dtype by autocast.
+
+        Call it before anything is put into the part: the part is loaded anew where its dtype was another.
+
+        Returns:
+            Stable name (as `Target.path`, with `.weight`, `.bias`, ...) to parameter, in a fixed order.
+        """
+
+    @abstractmethod
+    def embed_tokens(self, text: str) -> dict[str, Tensor]:
+        """Look up a text's token vectors, before the transformer and without start and end mark.
+
+        Returns:
+            Text encoder as webui names it (`clip_l`, and `clip_g` in SDXL) to (n, D) float32.
+        """
+
+    @abstractmethod
+    def set_embeddings(self, embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Let words of captions stand for vectors, as webui does with the files in `embeddings/`.
+
+        From now on `encode_prompt` puts the vectors where the tokens of a word stand, the longest word first; gradients
+        flow into them. They replace what was set before, and stay the caller's: changing them changes the answer.
+
+        Args:
+            embeddings: Word to text encoder (`clip_l`, `clip_g`) to (n, D) vectors, 1 <= n <= 75.
+
+        Raises:
+            ModelError: A width is not the text encoder's, or a word has no tokens.
+        """
 
     @abstractmethod
     def webui_key(self, path: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import re
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.errors import ModelError
@@ -19,13 +21,15 @@ from sdtune.models.digest import part_digest
 from sdtune.models.storage import CONFIG_KEY, PARTS, StoredPart, open_storage, to_webui
 from sdtune.models.targets import list_targets
 from sdtune.models.tokenizer import MAX_LENGTH, find_tokenizer, load_tokenizer
+from sdtune.models.words import Words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 _SCALING_FACTOR = 0.18215
+CLIP_L = "clip_l"
 
 
 class StableDiffusion(DiffusionModel):
@@ -54,15 +58,19 @@ class StableDiffusion(DiffusionModel):
         self.family = family.name
         self.native_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor or family.native_px
         self.schedule = _schedule(self._storage.scheduler)
+        self._words = Words()
         self.prediction = _prediction(self._storage.scheduler, self._storage.shapes, family)
 
     def load(self, part: Part) -> None:
         """See `DiffusionModel.load`."""
         if not self.is_loaded(part):
-            source = self.source
-            self.add_module(
-                part, build.build_part(self._stored(part), self._family, dtype=source.dtype, device=source.device)
-            )
+            self._build(part, self.source.dtype)
+
+    def _build(self, part: Part, dtype: torch.dtype) -> None:
+        module = build.build_part(self._stored(part), self._family, dtype=dtype, device=self.source.device)
+        self.add_module(part, module)
+        if part == "text_encoder":
+            self._words.hook(self._token_embedding())
 
     def unload(self, part: Part) -> None:
         """See `DiffusionModel.unload`."""
@@ -110,14 +118,9 @@ class StableDiffusion(DiffusionModel):
 
     def encode_prompt(self, captions: Sequence[str]) -> Conditioning:
         """See `DiffusionModel.encode_prompt`; what is beyond 77 tokens is cut off."""
-        tokens = self.tokenizer(
-            list(captions),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids.to(self.source.device)
-        return Conditioning(hidden=self._encode_tokens(tokens))
+        tokens = self._words.tokenize(self.tokenizer, captions).to(self.source.device)
+        with self._computing("text_encoder"):
+            return Conditioning(hidden=self._encode_tokens(tokens))
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         encoder: Any = self.part("text_encoder")
@@ -132,10 +135,46 @@ class StableDiffusion(DiffusionModel):
 
     def denoise(self, x_t: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """See `DiffusionModel.denoise`."""
-        dtype = self.source.dtype
         unet = self.part("unet")
-        answer: Tensor = unet(x_t.to(dtype), timesteps, cond.hidden.to(dtype), return_dict=False)[0]
+        dtype = next(unet.parameters()).dtype
+        with self._computing("unet"):
+            answer: Tensor = unet(x_t.to(dtype), timesteps, cond.hidden.to(dtype), return_dict=False)[0]
         return answer.float()
+
+    def _computing(self, part: Part) -> AbstractContextManager[Any]:
+        """Compute in the source's dtype, also where a trained part is held in float32."""
+        dtype = self.source.dtype
+        if next(self.part(part).parameters()).dtype == dtype:
+            return nullcontext()
+        return torch.autocast(self.source.device.type, dtype=dtype)
+
+    def unfreeze(self, part: Part) -> dict[str, nn.Parameter]:
+        """See `DiffusionModel.unfreeze`."""
+        if self.is_loaded(part) and self.source.dtype != torch.float32:
+            self.unload(part)
+        if not self.is_loaded(part):
+            self._build(part, torch.float32)
+        module = self.part(part).requires_grad_(True)
+        prefix = build.module_prefix(module, part)
+        return {f"{part}.{prefix}{name}": parameter for name, parameter in module.named_parameters()}
+
+    def embed_tokens(self, text: str) -> dict[str, Tensor]:
+        """See `DiffusionModel.embed_tokens`; loads the text encoder."""
+        self.load("text_encoder")
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return {CLIP_L: self._token_embedding().weight.detach()[ids].float()}
+
+    def set_embeddings(self, embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """See `DiffusionModel.set_embeddings`; loads the text encoder."""
+        self.load("text_encoder")
+        vectors = {word: encoders[CLIP_L] for word, encoders in embeddings.items()}
+        self._words.replace(self.tokenizer, self._token_embedding(), vectors)
+
+    def _token_embedding(self) -> nn.Embedding:
+        path = self._module_path("text_encoder", "text_model.embeddings.token_embedding")
+        embedding = self.part("text_encoder").get_submodule(path)
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
 
     def targets(self, parts: Iterable[Part]) -> Iterator[Target]:
         """See `DiffusionModel.targets`; the order is that of the modules."""

@@ -1,15 +1,15 @@
 """Checkpoints: written whole or not at all, checked before they are believed.
 
-A checkpoint is a folder `step-00000100` of `parameters.safetensors`, `optimizer.safetensors`, `state.json` and
-`manifest.json`, which holds the SHA-256 of the others. It is built under a temporary name, flushed to the disk, and
-renamed once.
+A checkpoint is a folder `step-00000100` of `parameters.safetensors`, `optimizer.safetensors`, `state.json`, with a
+running average `ema.safetensors`, and `manifest.json`, which holds the SHA-256 of the others. It is built under a
+temporary name, flushed to the disk, and renamed once.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +53,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint in memory: named trained parameters, named optimizer tensors, and the position."""
+    """A checkpoint in memory: named trained parameters, named optimizer tensors, the position, and the averages."""
 
     parameters: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     position: Position
+    ema: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
@@ -136,6 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             parameters=load_file(path / "parameters.safetensors"),
             optimizer=load_file(path / "optimizer.safetensors"),
             position=Position(**state),
+            ema=load_file(path / "ema.safetensors") if "ema.safetensors" in manifest["files"] else {},
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, PlatformError) as error:
         raise ModelError(f"checkpoint cannot be read: {error}", where=str(path)) from error
@@ -144,6 +146,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     save_file(_owned(checkpoint.parameters), folder / "parameters.safetensors")
     save_file(_owned(checkpoint.optimizer), folder / "optimizer.safetensors")
+    if checkpoint.ema:
+        save_file(_owned(checkpoint.ema), folder / "ema.safetensors")
     _write_json(folder / "state.json", asdict(checkpoint.position))
     files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     _write_json(folder / "manifest.json", {"schema": SCHEMA, "files": files})

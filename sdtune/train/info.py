@@ -18,6 +18,7 @@ class RunInfo:
 
     Attributes:
         name: Stem of the file: also webui's alias.
+        suffix: What `name` has after the run's own name: `-000002` after an epoch, empty at the end.
         step: Optimizer steps done.
         epoch: Epochs done, counting a started one.
         total_steps: Steps planned.
@@ -51,3 +52,4 @@ class RunInfo:
     started_at: float
     finished_at: float
     trigger: str = ""
+    suffix: str = ""

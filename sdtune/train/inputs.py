@@ -40,7 +40,12 @@ class InputSource:
 
     def __init__(self, run: Run, *, latents: LatentCache | None, texts: TextCache | None) -> None:
         train = run.options.train
-        self.drawer = Drawer(seed=train.seed, min_timestep=train.min_timestep, max_timestep=train.max_timestep)
+        self.drawer = Drawer(
+            seed=train.seed,
+            min_timestep=train.min_timestep,
+            max_timestep=train.max_timestep,
+            latent_sampling=train.latent_sampling,
+        )
         self._run = run
         self._texts = texts
         self._builder = make_builder(run, latents)

@@ -117,9 +117,11 @@ def _train(
         if checkpoint is not None:
             trainer.restore(checkpoint)
         trainer.train(stop_after=stop_after)
-        paths = run.export(trainer.step, stem=run.name)
-    for path in paths:
-        screen.say(f"model saved: {path}")
+        files = trainer.export()
+        delivered = [{"name": file.path.name, "kind": file.kind} for file in files if file.is_delivered]
+        folder.write_facts({"files": delivered})
+    for file in files:
+        screen.say(f"model saved: {file.path}")
 
 
 def _facts(run: Run) -> dict[str, object]:

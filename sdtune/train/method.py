@@ -29,17 +29,19 @@ class ParamGroup:
         name: Shown in logs as `lr/NAME`, e.g. `unet`, `text_encoder`, `unet plus`.
         part: The part whose output they change; decides what can be cached.
         params: Stable name to parameter, fp32, requiring grad; names are unique over all groups.
-        lr: Learning rate; None: `train.lr`.
+        lr: Learning rate, as `config.rates.LearningRate`; None: `train.lr`.
         lr_scale: Factor on the rate, e.g. LoRA+.
         modules: How many layers they act on, for the plan.
+        stop: When they stop learning, as `config.rates.Stop`; None: at the end of the run.
     """
 
     name: str
     part: Part
     params: Mapping[str, nn.Parameter]
-    lr: float | None = None
+    lr: float | str | None = None
     lr_scale: float = 1.0
     modules: int = 0
+    stop: float | str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdtune import __version__
-from sdtune.train.optim import group_lr
+from sdtune.train.optim import group_rates
 
 if TYPE_CHECKING:
+    from sdtune.train.method import ParamGroup
     from sdtune.train.run import Run
 
 _SOURCES = {"txt": ".txt files", "caption": ".caption files", "json": "one JSON file", "filename": "file names"}
@@ -24,7 +26,7 @@ class TrainedGroup:
     part: str
     modules: int
     parameters: int
-    lr: float
+    lr: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class Plan:
 
     def _table(self) -> list[str]:
         head = ("trained", "part", "layers", "parameters", "lr")
-        rows = [(g.name, g.part, f"{g.modules}", f"{g.parameters:,}", f"{g.lr:g}") for g in self.trained]
+        rows = [(g.name, g.part, f"{g.modules}", f"{g.parameters:,}", g.lr) for g in self.trained]
         widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
         return [
             "  ".join(
@@ -74,7 +76,7 @@ def make_plan(run: Run) -> Plan:
             part=group.part,
             modules=group.modules,
             parameters=sum(parameter.numel() for parameter in group.params.values()),
-            lr=group_lr(group, run.options.train),
+            lr=_lr_text(group, run),
         )
         for group in run.groups
     )
@@ -89,6 +91,13 @@ def make_plan(run: Run) -> Plan:
         "folder": str(run.folder.path),
     }
     return Plan(facts=facts, trained=trained, notes=(*run.index.notes, *_notes(run)), steps=run.timetable.steps)
+
+
+def _lr_text(group: ParamGroup, run: Run) -> str:
+    found = group_rates(group, run.options.train, run.timetable.steps)
+    pairs = zip(found.rates.values, found.rates.ends, strict=True)
+    text = ", ".join(f"{rate:g}" if end == math.inf else f"{rate:g}:{end}" for rate, end in pairs)
+    return f"{text}, to step {found.end}" if group.stop is not None and found.end < math.inf else text
 
 
 def _model_text(run: Run) -> str:

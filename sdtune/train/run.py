@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from sdtune.errors import ConfigError, ModelError
 from sdtune.models.open import open_model
 from sdtune.train.folder import RunFolder
 from sdtune.train.info import RunInfo
+from sdtune.train.optim import group_rates
 from sdtune.train.timetable import Timetable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from sdtune.data.index import DataIndex
     from sdtune.data.text_cache import TextCache
     from sdtune.data.types import Placement, Size
+    from sdtune.export.artifact import ArtifactKind
     from sdtune.models.base import DiffusionModel
     from sdtune.plugins import Registry
     from sdtune.specs import MethodSpec
@@ -39,6 +42,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _LINKS = frozenset({",", "a", "an", "and", "at", "by", "in", "of", "on", "the", "with"})
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedFile:
+    """A file a run has written.
+
+    Attributes:
+        path: The file, or a folder.
+        kind: What it is.
+        is_delivered: `sdtune export` brings it to a webui.
+    """
+
+    path: Path
+    kind: ArtifactKind
+    is_delivered: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,10 +144,11 @@ class Run:
             counts[placement.bucket] += image.subset.repeats
         return dict(sorted(counts.items(), key=lambda item: (-item[0].width * item[0].height, item[0])))
 
-    def info(self, step: int, stem: str) -> RunInfo:
+    def info(self, step: int, suffix: str) -> RunInfo:
         """Give the facts an exported file tells about the run."""
         return RunInfo(
-            name=stem,
+            name=self.name + suffix,
+            suffix=suffix,
             step=step,
             epoch=max(1, -(-step // self.timetable.steps_per_epoch)),
             total_steps=self.timetable.steps,
@@ -159,13 +178,23 @@ class Run:
             shared.pop()
         return " ".join(shared).replace(" ,", ",")
 
-    def export(self, step: int, stem: str) -> list[Path]:
-        """Write the method's files from the parameters as they are now."""
+    def export(self, step: int, suffix: str = "") -> list[ExportedFile]:
+        """Write the method's files from the parameters as they are now.
+
+        Args:
+            step: Optimizer steps done.
+            suffix: Added to the run's name, e.g. `-000002` after an epoch.
+        """
         from sdtune.export.writer import write_artifact
 
-        info = self.info(step, stem)
+        info = self.info(step, suffix)
+        dtype, folder = self.options.save.dtype, self.folder.exports
         return [
-            write_artifact(artifact, info, self.folder.exports, dtype=self.options.save.dtype, overwrite=True)
+            ExportedFile(
+                path=write_artifact(artifact, info, folder, dtype=dtype, overwrite=True),
+                kind=artifact.kind,
+                is_delivered=artifact.is_delivered,
+            )
             for artifact in self.method.export(self.model, info)
         ]
 
@@ -192,20 +221,12 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         ModelError: The model cannot be loaded, or the method does not work on its family.
     """
     options, spec = loaded.options, loaded.spec
-    if options.train.steps is None and options.train.epochs is None:
-        raise ConfigError("no length given", hint="say how long: --steps 800, or --epochs 10")
     index = build_index(options.data)
     device = choose_device()
     model = open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
     check_family(spec, model.family)
     options = with_native_resolution(options, model)
     placements = place_images(index.images, options.data)
-    timetable = Timetable.plan(
-        batches_per_epoch=batches_per_epoch(index.images, placements, options.train.batch_size),
-        accumulation=options.train.gradient_accumulation,
-        steps=options.train.steps,
-        epochs=options.train.epochs,
-    )
     method = load_method(spec, options)
     for part in method.parts():
         model.load(part)
@@ -223,8 +244,29 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         groups=groups,
         index=index,
         placements=placements,
-        timetable=timetable,
+        timetable=plan_timetable(
+            options, batches_per_epoch(index.images, placements, options.train.batch_size), groups
+        ),
         device=device,
+    )
+
+
+def plan_timetable(options: CoreOptions, batches: int, groups: Sequence[ParamGroup]) -> Timetable:
+    """Plan steps and epochs: as long as asked for, and never longer than some learning rate lasts.
+
+    Raises:
+        ConfigError: Nothing says how long.
+    """
+    train = options.train
+    rates_end = max(group_rates(group, train).end for group in groups)
+    if train.steps is None and train.epochs is None and rates_end == math.inf:
+        raise ConfigError("no length given", hint="say how long: --steps 800, or --epochs 10")
+    steps = [step for step in (train.steps, rates_end) if step is not None and step != math.inf]
+    return Timetable.plan(
+        batches_per_epoch=batches,
+        accumulation=train.gradient_accumulation,
+        steps=int(min(steps)) if steps else None,
+        epochs=train.epochs,
     )
 
 
@@ -264,5 +306,9 @@ def load_method(spec: MethodSpec, options: CoreOptions) -> Method[Any]:
 
     module, _, name = spec.factory.partition(":")
     factory = getattr(import_module(module), name)
+    if getattr(factory, "kind", None) is None:
+        raise ConfigError(
+            f"method '{spec.name}' does not say what it exports", hint=f"give {name} a class attribute kind"
+        )
     method: Method[Any] = factory(getattr(options, spec.name))
     return method

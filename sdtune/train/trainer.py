@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +14,9 @@ from accelerate import Accelerator
 
 from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
+from sdtune.train.ema import make_ema
 from sdtune.train.observers import ObserverGroup, StepReport
-from sdtune.train.optim import build_optimizer, build_schedule
+from sdtune.train.optim import build_optimizer, build_schedule, group_rates
 from sdtune.train.state import pack_optimizer, unpack_optimizer
 from sdtune.train.step import TrainStep
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from sdtune.train.inputs import InputSource
     from sdtune.train.observers import Observer
-    from sdtune.train.run import Run
+    from sdtune.train.run import ExportedFile, Run
     from sdtune.train.signals import StopRequest
     from sdtune.train.step import StepInputs
 
@@ -81,7 +83,9 @@ class Trainer:
         self._module = self._accelerator.prepare(TrainStep(run.model, run.method))
         self._parameters = run.parameters()
         self._optimizer = build_optimizer(run.groups, run.options.train)
-        self._schedule = build_schedule(self._optimizer, run.options.train.schedule, run.timetable.steps)
+        self._rates = [group_rates(group, run.options.train, run.timetable.steps) for group in run.groups]
+        self._schedule = build_schedule(self._optimizer, self._rates, run.options.train.schedule, run.timetable.steps)
+        self._ema = make_ema(self._parameters, run.options.train.ema)
         self._scaler = torch.amp.GradScaler(run.device.type, enabled=run.options.train.precision == "fp16")
         self._average = LossAverage()
         self._images_seen = 0
@@ -102,6 +106,8 @@ class Trainer:
             group["lr"] = rate
         if position.scaler:
             self._scaler.load_state_dict(dict(position.scaler))
+        if self._ema is not None:
+            self._ema.load(checkpoint.ema)
         self._average = LossAverage(*position.loss_average)
         self.step = position.step
         self._images_seen = self._source.images_before(self.step)
@@ -115,7 +121,7 @@ class Trainer:
             OutOfMemoryError: The device's memory is used up.
         """
         last = self.run.timetable.steps if stop_after is None else min(self.run.timetable.steps, self.step + stop_after)
-        self._observers.notify("on_start", self.run, self.step)
+        self._notify("on_start")
         self._module.train()
         try:
             while self.step < last and not self._stop.is_raised:
@@ -127,7 +133,7 @@ class Trainer:
                 hint="try train.gradient_checkpointing=true, a smaller train.batch_size, or a smaller data.resolution",
             ) from error
         finally:
-            self._observers.notify("on_end", self.run, self.step)
+            self._notify("on_end")
         if self.step < self.run.timetable.steps:
             self.save()
             raise StoppedError(
@@ -147,12 +153,35 @@ class Trainer:
             optimizer=values,
             scaler=self._scaler.state_dict(),
         )
-        checkpoint = Checkpoint(parameters=self._parameters, optimizer=tensors, position=position)
+        checkpoint = Checkpoint(
+            parameters=self._parameters,
+            optimizer=tensors,
+            position=position,
+            ema={} if self._ema is None else self._ema.average,
+        )
         save_checkpoint(self.run.folder.checkpoints, checkpoint, keep=self.run.options.save.keep)
         self.run.folder.write_facts({"step": self.step})
 
+    def export(self, suffix: str = "") -> list[ExportedFile]:
+        """Write the method's files after the last step: the running average's, where there is one, and as asked."""
+        live = []
+        if self._ema is not None and self.run.options.train.ema.export == "both":
+            live = [replace(file, is_delivered=False) for file in self.run.export(self.step, f"{suffix}-live")]
+        with self._shown_weights():
+            return [*self.run.export(self.step, suffix), *live]
+
+    def _shown_weights(self) -> AbstractContextManager[None]:
+        """Give the model the weights that files and pictures show."""
+        shows_live = self._ema is None or self.run.options.train.ema.export == "live"
+        return nullcontext() if shows_live or self._ema is None else self._ema.swapped()
+
+    def _notify(self, event: str) -> None:
+        with self._shown_weights():
+            self._observers.notify(event, self.run, self.step)
+
     def _one_step(self) -> None:
         started = time.perf_counter()
+        self._freeze_ended()
         lrs = {group["name"]: float(group["lr"]) for group in self._optimizer.param_groups}
         result = self._forward_backward()
         loss = float(result.loss)
@@ -166,6 +195,8 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         self.run.method.after_step(self.run.model, self.step + 1)
         self.step += 1
+        if self._ema is not None:
+            self._ema.update(self.step)
         self._images_seen += len(result.sample_ids)
         average = self._average.add(loss)
         if self.step % self.run.options.log.every_steps == 0 or self.step == self.run.timetable.steps:
@@ -211,8 +242,17 @@ class Trainer:
         self._accelerator.backward(self._scaler.scale(share))
         return share.detach(), terms
 
+    def _freeze_ended(self) -> None:
+        """Freeze groups whose learning has ended: they get no gradient, so the optimizer leaves them alone."""
+        for group, rates in zip(self.run.groups, self._rates, strict=True):
+            if self.step >= rates.end:
+                for parameter in group.params.values():
+                    parameter.requires_grad_(False)
+
     def _clip(self) -> float:
         self._scaler.unscale_(self._optimizer)
+        if self.run.options.train.max_grad_value is not None:
+            torch.nn.utils.clip_grad_value_(self._parameters.values(), self.run.options.train.max_grad_value)
         limit = self.run.options.train.max_grad_norm or math.inf
         return float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit))
 
@@ -233,10 +273,10 @@ class Trainer:
         if _is_due(self.step, options.save.every_steps) or is_end:
             self.save()
         if not is_end and ends_epoch and _is_due(epochs, options.save.every_epochs):
-            self.run.export(self.step, stem=f"{self.run.name}-{epochs:06d}")
+            self.export(f"-{epochs:06d}")
         by_epoch = ends_epoch and _is_due(epochs, options.preview.every_epochs)
         if not is_end and (_is_due(self.step, options.preview.every_steps) or by_epoch):
-            self._observers.notify("on_pause", self.run, self.step)
+            self._notify("on_pause")
 
 
 def _is_due(count: int, every: int | None) -> bool:

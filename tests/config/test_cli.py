@@ -43,7 +43,7 @@ def test_one_file_only(run):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("train.lr", "train.lr  (number, 0 to 1000; default 0.0001)\n    Learning rate where"),
+        ("train.lr", "train.lr  (number or text, 0 to 1000; default 0.0001)\n    Learning rate where"),
         ("lora", "lora  (section)\n    Low-rank matrices.\nlora.rank  (whole number, 1 to 1024; default 16)\n"),
         ("words.token", "words.token  (text; must be given)\n    The new word.\n"),
         ("data.subsets.0.path", "data.subsets.N.path  (path; must be given)\n"),

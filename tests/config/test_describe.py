@@ -16,7 +16,7 @@ def options(registry):
 @pytest.mark.parametrize(
     ("name", "takes"),
     [
-        ("train.lr", "number, 0 to 1000"),
+        ("train.lr", "number or text, 0 to 1000"),
         ("train.steps", "whole number, at least 1, or null"),
         ("train.seed", "whole number, at least 0"),
         ("save.dtype", "one of fp32, fp16, bf16"),

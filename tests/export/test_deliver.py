@@ -114,4 +114,4 @@ def test_broken_file_is_not_delivered(run_dir, webui):
     ],
 )
 def test_usage_tells_what_to_write(to, kind, usage):
-    assert describe_usage(to, kind, "dog", "zwx") == usage
+    assert describe_usage(to, kind, "dog.safetensors", "zwx") == usage

@@ -7,12 +7,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from sdtune.api import Options, TargetRule
+from sdtune.api import LearningRate, Options, Stop, TargetRule
 
 Rank = Annotated[int, Field(ge=1, le=4096)]
 Alpha = Annotated[float, Field(gt=0, le=65536)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-LearningRate = Annotated[float, Field(ge=0, le=1000)]
 
 
 class BlockOptions(Options):
@@ -71,6 +70,8 @@ class LoraOptions(Options):
     """Learning rate of the UNet; None: `train.lr`; 0 does not train it."""
     text_encoder_lr: LearningRate | None = None
     """Learning rate of the text encoder; None: half of `train.lr`, as it overfits sooner; 0 does not train it."""
+    text_encoder_stop: Stop | None = None
+    """When the text encoder stops learning: a step, a fraction of the run such as 0.75, or `75%`. None: never."""
     lora_plus_ratio: Annotated[float, Field(gt=0, le=1000)] | None = None
     """LoRA+ (Hayou et al. 2024): learning rate of `up` over that of `down`; 16 is advised. None: the same rate."""
     targets: tuple[LoraRule, ...] = ()

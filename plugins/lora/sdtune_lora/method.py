@@ -108,12 +108,14 @@ class LoraMethod(Method[LoraOptions]):
                 lr=first.lr,
                 lr_scale=first.lr_scale * factor,
                 modules=len(members),
+                stop=self.config.text_encoder_stop if first.target.part == "text_encoder" else None,
             )
 
 
-def _metadata(options: LoraOptions, lr: float) -> dict[str, str]:
+def _metadata(options: LoraOptions, lr: float | str) -> dict[str, str]:
     """Write the `ss_*` entries that webui, civitai and others show: Python values as strings."""
-    text_lr = lr * TEXT_ENCODER_LR_SCALE if options.text_encoder_lr is None else options.text_encoder_lr
+    half = lr * TEXT_ENCODER_LR_SCALE if isinstance(lr, float) else f"{TEXT_ENCODER_LR_SCALE} * ({lr})"
+    text_lr = half if options.text_encoder_lr is None else options.text_encoder_lr
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(options.rank),

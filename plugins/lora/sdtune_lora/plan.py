@@ -28,7 +28,7 @@ class LayerPlan:
         rank: Rank.
         alpha: Alpha.
         group: Name of the group of parameters.
-        lr: Learning rate; None: `train.lr`.
+        lr: Learning rate, also as `rate:step` pairs; None: `train.lr`.
         lr_scale: Factor on it.
     """
 
@@ -36,7 +36,7 @@ class LayerPlan:
     rank: int
     alpha: float
     group: str
-    lr: float | None
+    lr: float | str | None
     lr_scale: float
 
 
@@ -106,7 +106,7 @@ def _rank_and_scale(options: LoraOptions, target: Target) -> tuple[int, float]:
     return own or rank, 1.0 if alpha is None else alpha / rank
 
 
-def _learning_rate(options: LoraOptions, target: Target) -> tuple[str, float | None, float]:
+def _learning_rate(options: LoraOptions, target: Target) -> tuple[str, float | str | None, float]:
     """Give group, learning rate and factor of a layer, before rules."""
     group, lr, factor = target.part, options.unet_lr, 1.0
     if target.part == "text_encoder":

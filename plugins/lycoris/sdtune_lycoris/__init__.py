@@ -1,0 +1,1 @@
+"""LyCORIS algorithms and DyLoRA."""

@@ -1,0 +1,1 @@
+"""Textual inversion: new words, nothing else changes."""

@@ -1,0 +1,117 @@
+"""Words of a caption that stand for vectors of their own (textual inversion), placed as A1111's webui places them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sdtune.errors import ModelError, Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Words:
+    """The words of one text encoder. New token ids from V on, the size of its vocabulary, stand for the vectors.
+
+    Nothing of the text encoder is changed: ids from V on are looked up here, by hooks on its token embedding.
+    """
+
+    def __init__(self) -> None:
+        self._vectors: list[Tensor] = []
+        self._places: list[tuple[list[int], list[int]]] = []
+        self._hooks: list[Any] = []
+        self._ids: Tensor | None = None
+
+    def replace(self, tokenizer: Any, embedding: nn.Embedding, vectors: Mapping[str, Tensor]) -> None:
+        """Set the words.
+
+        Args:
+            tokenizer: Of transformers.
+            embedding: The encoder's token embedding (V, D).
+            vectors: Word to (n, D).
+
+        Raises:
+            ModelError: A width is not D, or a word has no tokens.
+        """
+        _check(tokenizer, embedding, vectors)
+        self._vectors = list(vectors.values())
+        self._places = []
+        first = embedding.num_embeddings
+        for word, own in vectors.items():
+            ids = list(range(first, first + len(own)))
+            self._places.append((_word_ids(tokenizer, word), ids))
+            first += len(own)
+        self._places.sort(key=lambda place: -len(place[0]))
+        self.hook(embedding)
+
+    def hook(self, embedding: nn.Embedding) -> None:
+        """Look new ids up in this token embedding from now on: after words are set, or the encoder is loaded anew."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if self._places:
+            before = embedding.register_forward_pre_hook(self._keep_ids)
+            self._hooks = [before, embedding.register_forward_hook(self._put_vectors)]
+
+    def tokenize(self, tokenizer: Any, captions: Sequence[str]) -> Tensor:
+        """Give token ids (B, L): start mark, up to L - 2 tokens, end mark, padding. A word that is cut is left out."""
+        if not self._places:
+            ids: Tensor = tokenizer(
+                list(captions),
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            return ids
+        return torch.tensor([self._row(tokenizer, caption) for caption in captions])
+
+    def _row(self, tokenizer: Any, caption: str) -> list[int]:
+        tokens = tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
+        room, length, position = tokenizer.model_max_length - 2, tokenizer.model_max_length, 0
+        row: list[int] = []
+        while position < len(tokens):
+            word, new = self._word_at(tokens, position)
+            if len(row) + len(new) > room:
+                break
+            row += new
+            position += len(word)
+        row = [tokenizer.bos_token_id, *row, tokenizer.eos_token_id]
+        return row + [tokenizer.pad_token_id] * (length - len(row))
+
+    def _word_at(self, tokens: list[int], position: int) -> tuple[list[int], list[int]]:
+        for word, new in self._places:
+            if tokens[position : position + len(word)] == word:
+                return word, new
+        return [tokens[position]], [tokens[position]]
+
+    def _keep_ids(self, embedding: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        self._ids = args[0]
+        assert isinstance(embedding, nn.Embedding)
+        return (args[0].clamp(max=embedding.num_embeddings - 1), *args[1:])
+
+    def _put_vectors(self, embedding: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert isinstance(embedding, nn.Embedding)
+        assert self._ids is not None
+        places = self._ids - embedding.num_embeddings
+        table = torch.cat(self._vectors).to(output)
+        return torch.where((places >= 0)[..., None], table[places.clamp(min=0)], output)
+
+
+def _check(tokenizer: Any, embedding: nn.Embedding, vectors: Mapping[str, Tensor]) -> None:
+    problems = Problems(ModelError)
+    for word, own in vectors.items():
+        if own.ndim != 2 or own.shape[1] != embedding.embedding_dim:
+            wanted = f"(n, {embedding.embedding_dim})"
+            problems.add(f"the embedding {word!r} has shape {tuple(own.shape)}, this text encoder takes {wanted}")
+        if not _word_ids(tokenizer, word):
+            problems.add(f"the embedding's name {word!r} has no tokens", hint="choose a word")
+    problems.raise_if_any()
+
+
+def _word_ids(tokenizer: Any, word: str) -> list[int]:
+    ids: list[int] = tokenizer(word, add_special_tokens=False, verbose=False).input_ids
+    return ids
