@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sdtune.config.compose import Loaded
     from sdtune.plugins import Registry
+    from sdtune.specs import MethodSpec
     from sdtune.train.plan import Plan
 
 _FLAGS: Mapping[str, tuple[str, str]] = {
@@ -79,17 +80,22 @@ def _method_flags(ctx: click.Context) -> list[click.Parameter]:
     name = ctx.meta.get("sdtune.method")
     if not name or ctx.obj is None:
         return []
-    spec = _registry(ctx).method(name)
-    taken = {*_FLAGS, "method", "config", "resume"}
+    owners = _flag_owners(_registry(ctx).method(name))
     return [
         click.Option(
             [f"--{flag.replace('_', '-')}", f"method_{flag}"],
             metavar="VALUE",
             help=f"[{spec.name}] {spec.config.model_fields[flag].description}",
         )
-        for flag in spec.flags
-        if flag not in taken
+        for flag, spec in owners.items()
     ]
+
+
+def _flag_owners(spec: MethodSpec) -> dict[str, MethodSpec]:
+    """Map each flag to the method it belongs to: of several with one flag, the one named first."""
+    taken = {*_FLAGS, "method", "config", "resume"}
+    owned = [(flag, part) for part in reversed(spec.sections) for flag in part.flags if flag not in taken]
+    return dict(owned)
 
 
 def _registry(ctx: click.Context) -> Registry:
@@ -168,9 +174,9 @@ def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
     if given["method"] is not None:
         spec = _registry(ctx).method(given["method"])
         flags["method"] = (spec.name, "--method")
-        for flag in spec.flags:
+        for flag, owner in _flag_owners(spec).items():
             if given.get(f"method_{flag}") is not None:
-                flags[f"{spec.name}.{flag}"] = (given[f"method_{flag}"], f"--{flag.replace('_', '-')}")
+                flags[f"{owner.name}.{flag}"] = (given[f"method_{flag}"], f"--{flag.replace('_', '-')}")
     return Request(config=given["config"], flags=flags, overrides=given["overrides"])
 
 

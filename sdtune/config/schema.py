@@ -184,7 +184,7 @@ class TrainOptions(Options):
     gradient_accumulation: PositiveInt = 1
     """Batches in one optimizer step."""
     lr: LearningRate = 1e-4
-    """Learning rate where a part has none of its own. 1e-4 suits LoRA with AdamW. Also webui's notation
+    """Learning rate where a part has none of its own. 1e-4 suits adapters with AdamW. Also webui's notation
     `0.005:100, 1e-3:1000`: a rate, and the step before which it applies; after the last one training ends."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Clip the norm of all gradients together; 0 does not clip."""
@@ -279,8 +279,8 @@ class LogOptions(Options):
 class CoreOptions(Options):
     """A whole run, without the method's own section."""
 
-    method: str = "lora"
-    """How to train; `sdtune plugins` lists what there is."""
+    method: str = ""
+    """How to train, or several ways joined by `+`; `sdtune plugins` lists them. Empty: the usual one."""
     model: ModelOptions = ModelOptions()
     """The base model."""
     data: DataOptions = DataOptions()

@@ -58,8 +58,10 @@ def learn(
         subject: What calls the toy in a prompt, after `a photo of a`.
         control: Colour and shape of things the model must still know.
     """
+    from sdtune.demo.show import write_images
+
     images, output = folder / "images", folder / "run"
-    write_subject(images)
+    write_images(images)
     prompts = [f"a photo of a {subject} {place}" for place in PLACES]
     prompts += [f"a photo of a {colour} {shape} on a white background" for colour, shape in control]
     listed = ", ".join(f'"{prompt}"' for prompt in prompts)
@@ -84,16 +86,6 @@ def learn(
         kept=_recognised(_pictures(run, last)[count:], control),
         seconds=seconds,
     )
-
-
-def write_subject(folder: Path) -> None:
-    """Draw the toy five times, with captions that begin `a photo of a zwx toy`."""
-    from sdtune.demo.scenes import subject_images
-
-    folder.mkdir(parents=True)
-    for number, (picture, caption) in enumerate(subject_images()):
-        picture.save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
 
 
 def _pictures(run: Run, step: int) -> list[Image.Image]:

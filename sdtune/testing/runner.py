@@ -20,7 +20,7 @@ def train(plugins: Iterable[object], *overrides: str, stop_after: int | None = N
     """Train with options given as `a.b=c`, in this process.
 
     Args:
-        plugins: Plugin modules, such as `sdtune_lora`, that bring the method.
+        plugins: Plugin modules that bring the method.
         overrides: Options; `method`, `model.path`, `data.path`, `output.dir` and a length at least.
         stop_after: Stop after this many steps.
 
