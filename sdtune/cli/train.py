@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 _FLAGS: Mapping[str, tuple[str, str]] = {
     "model": ("model.path", "Base model: a .safetensors file, a diffusers folder, or `demo`."),
-    "data": ("data.path", "Folder of images, or of N_name folders."),
+    "data": ("data.path", "Folder of images, or of N_name folders; or `demo`."),
     "output": ("output.dir", "Folder for the run; default runs/NAME."),
+    "webui-dir": ("output.webui_dir", "Folder of A1111 or Forge that gets the finished file."),
+    "comfyui-dir": ("output.comfyui_dir", "Folder of ComfyUI that gets the finished file."),
     "name": ("output.name", "Name of the run and of its file."),
     "steps": ("train.steps", "Optimizer steps."),
     "epochs": ("train.epochs", "Epochs, instead of steps."),
@@ -185,7 +187,12 @@ def _load(ctx: click.Context, request: Request) -> Loaded:
     from sdtune.config.overrides import Setting
 
     flags = [Setting(option=option, value=text, flag=flag) for option, (text, flag) in request.flags.items()]
-    return load(_registry(ctx), request.config, flags=flags, overrides=request.overrides)
+    loaded = load(_registry(ctx), request.config, flags=flags, overrides=request.overrides)
+    if loaded.options.data.path != Path("demo"):
+        return loaded
+    from sdtune.demo.images import with_demo_images
+
+    return with_demo_images(loaded)
 
 
 def _resume(ctx: click.Context, name: str, request: Request, stop_after: int | None) -> None:

@@ -92,7 +92,7 @@ class DataOptions(Options):
     """Images and captions."""
 
     path: Path | None = None
-    """A folder of images, or of `N_name` folders (N repeats)."""
+    """A folder of images, or of `N_name` folders (N repeats); `demo`: five drawings for the demo model."""
     subsets: tuple[SubsetOptions, ...] = ()
     """Several folders, each with its own options; instead of `path`."""
     captions: CaptionSource = "auto"
@@ -263,6 +263,10 @@ class OutputOptions(Options):
     """The run's folder, made for it; null: runs/NAME."""
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f/\\:*?\"<>|]+$")] | None = None
     """Name of the run and of its exported file; null: DATAFOLDER-METHOD."""
+    webui_dir: Path | None = None
+    """Folder of A1111 or Forge: finished files are copied to where it looks for them, as `sdtune export` does."""
+    comfyui_dir: Path | None = None
+    """Folder of ComfyUI: the same."""
     comment: str = ""
     """Written into the exported file's metadata."""
 

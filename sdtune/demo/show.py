@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from sdtune.demo.images import write_images
 from sdtune.demo.judge import likeness, load_judge
-from sdtune.demo.scenes import TOY, TRIGGER, subject_images
+from sdtune.demo.scenes import TOY, TRIGGER
 from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -115,14 +116,6 @@ def _make_room(folder: Path, *, overwrite: bool) -> None:
         raise ConfigError("the folder holds more than a demo", where=str(folder), hint="choose another --output")
     for name in _PARTS:
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def write_images(folder: Path) -> None:
-    """Draw the subject's pictures with their captions into a new folder."""
-    folder.mkdir(parents=True)
-    for number, (picture, caption) in enumerate(subject_images()):
-        picture.save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
 
 
 def _options(spec: MethodSpec, images: Path, run: Path, steps: int | None) -> list[str]:

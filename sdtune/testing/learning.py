@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from sdtune.plugins import Registry
     from sdtune.train.run import Run
 
 PLACES = ("on a white background", "on a pink background", "on a black background")
@@ -43,7 +44,7 @@ class Learned:
 
 
 def learn(
-    plugins: Iterable[object],
+    plugins: Iterable[object] | Registry,
     folder: Path,
     *overrides: str,
     subject: str = "zwx toy",
@@ -52,13 +53,13 @@ def learn(
     """Train in `folder`, with pictures before and after.
 
     Args:
-        plugins: Plugin modules that bring the method.
+        plugins: Plugin modules that bring the method, or a registry.
         folder: An empty folder.
         overrides: Options, `method` and a length at least; model, data, output and pictures are set here.
         subject: What calls the toy in a prompt, after `a photo of a`.
         control: Colour and shape of things the model must still know.
     """
-    from sdtune.demo.show import write_images
+    from sdtune.demo.images import write_images
 
     images, output = folder / "images", folder / "run"
     write_images(images)
