@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 _FLAGS: Mapping[str, tuple[str, str]] = {
     "model": ("model.path", "Base model: a .safetensors file, a diffusers folder, or `demo`."),
-    "data": ("data.path", "Folder of images, or of N_name folders; or `demo`."),
+    "data": (
+        "data.path",
+        "Folder of images, or of N_name folders; `demo`: drawings with their settings.",
+    ),
     "output": ("output.dir", "Folder for the run; default runs/NAME."),
     "webui-dir": ("output.webui_dir", "Folder of A1111 or Forge that gets the finished file."),
     "comfyui-dir": ("output.comfyui_dir", "Folder of ComfyUI that gets the finished file."),
@@ -190,9 +193,10 @@ def _load(ctx: click.Context, request: Request) -> Loaded:
     loaded = load(_registry(ctx), request.config, flags=flags, overrides=request.overrides)
     if loaded.options.data.path != Path("demo"):
         return loaded
-    from sdtune.demo.images import with_demo_images
+    from sdtune.demo.images import demo_settings, with_demo_images
 
-    return with_demo_images(loaded)
+    overrides = [*demo_settings(loaded), *request.overrides]
+    return with_demo_images(load(_registry(ctx), request.config, flags=flags, overrides=overrides))
 
 
 def _resume(ctx: click.Context, name: str, request: Request, stop_after: int | None) -> None:

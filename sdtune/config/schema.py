@@ -92,7 +92,8 @@ class DataOptions(Options):
     """Images and captions."""
 
     path: Path | None = None
-    """A folder of images, or of `N_name` folders (N repeats); `demo`: five drawings for the demo model."""
+    """A folder of images, or of `N_name` folders (N repeats); `demo`: five drawings for the demo model, and
+    on the command line also the method's settings for them."""
     subsets: tuple[SubsetOptions, ...] = ()
     """Several folders, each with its own options; instead of `path`."""
     captions: CaptionSource = "auto"

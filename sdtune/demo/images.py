@@ -1,10 +1,11 @@
-"""The demo data: five drawings of the subject with their captions, drawn when they are asked for."""
+"""The demo data: five drawings of the subject with their captions, and the settings under which a method learns it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdtune.config.dump import DEFAULT
 from sdtune.demo.scenes import subject_images
 from sdtune.files import writing_folder
 from sdtune.paths import user_cache_folder
@@ -27,6 +28,15 @@ def with_demo_images(loaded: Loaded) -> Loaded:
         write_images(folder)
     options = loaded.options.model_copy(update={"data": data.model_copy(update={"path": folder})})
     return replace(loaded, options=options)
+
+
+def demo_settings(loaded: Loaded) -> list[str]:
+    """List the method's settings for the demo data (`a.b=c`) that the user has not chosen otherwise."""
+    lengths = ("train.steps", "train.epochs")
+    chosen = {name for name, origin in loaded.origins.items() if origin != DEFAULT}
+    if chosen & set(lengths):
+        chosen |= set(lengths)
+    return [word for word in loaded.spec.demo if word.partition("=")[0] not in chosen]
 
 
 def write_images(folder: Path) -> None:
