@@ -23,6 +23,7 @@ class MethodSpec:
         families: Model families it works on; None means every family.
         aliases: Further names for `--method`.
         flags: Options of `config` that are offered as command-line flags, e.g. ("rank", "alpha").
+        switches: Boolean options of `config`, each with the method that is meant when it is true.
         is_usual: It is meant when no method is named.
         demo: Options (`a.b=c`) under which it learns a subject on the demo model in a minute or two.
         parts: The methods this one is made of, in a run of several (`--method a+b`); empty for a method of its own.
@@ -35,6 +36,7 @@ class MethodSpec:
     families: frozenset[str] | None = None
     aliases: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    switches: tuple[tuple[str, str], ...] = ()
     is_usual: bool = False
     demo: tuple[str, ...] = ()
     parts: tuple[MethodSpec, ...] = ()

@@ -110,10 +110,12 @@ def load(
         tree = read_with_bases(file) if file else tree
     settings = _settings(flags, overrides, problems)
     problems.raise_if_any()
-    spec = _find_method(tree, settings, registry, problems)
+    named = _find_method(tree, settings, registry, problems)
+    spec = _follow_switch(named, tree, settings, registry) if named else None
     schema = compose_schema(spec) if spec else CoreOptions
     options, defaults = describe(schema), from_plain(defaults_of(schema), DEFAULT)
     tree = _apply(tree, settings, defaults, problems)
+    tree = _drop_switches(tree, named, spec)
     tree = _drop_other_methods(tree, spec, registry, problems)
     tree, failed = resolve(tree, defaults, problems)
     checked = _validate(tree, spec, options, failed, problems)
@@ -143,6 +145,29 @@ def _find_method(
         for problem in error.problems:
             problems.add(problem.message, where=problem.where or node.origin, hint=problem.hint)
         return None
+
+
+def _follow_switch(
+    spec: MethodSpec, tree: Node, settings: Sequence[tuple[trees.Path, Node]], registry: MethodRegistry
+) -> MethodSpec:
+    """Give the method that a true switch of the named one stands for, or the named one."""
+    for option, other in spec.switches:
+        path = (spec.name, option)
+        written = [node for node in (tree.find(path), *(node for own, node in settings if own == path)) if node]
+        if written and written[-1].value is True:
+            return registry.method(other)
+    return spec
+
+
+def _drop_switches(tree: Node, named: MethodSpec | None, spec: MethodSpec | None) -> Node:
+    """Take the switch that led from one method to the other out of the options; what is left there is the user's."""
+    if named is None or named is spec:
+        return tree
+    kept = dict(tree.children())
+    section = {key: node for key, node in kept.pop(named.name).children() if key not in dict(named.switches)}
+    if section:
+        kept[named.name] = replace(tree, value=section)
+    return replace(tree, value=kept)
 
 
 def _apply(tree: Node, settings: Sequence[tuple[trees.Path, Node]], defaults: Node, problems: Problems) -> Node:

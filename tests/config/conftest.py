@@ -82,12 +82,21 @@ class WordOptions(Options):
 
     token: str
     """The new word."""
+    low_rank: bool = False
+    """Train low-rank matrices instead."""
 
 
 LORA = MethodSpec(
     name="lora", summary="Low-rank matrices.", config=LoraOptions, factory="nowhere:Lora", flags=("rank", "alpha")
 )
-WORDS = MethodSpec(name="words", summary="New words.", config=WordOptions, factory="nowhere:Words", aliases=("ti",))
+WORDS = MethodSpec(
+    name="words",
+    summary="New words.",
+    config=WordOptions,
+    factory="nowhere:Words",
+    aliases=("ti",),
+    switches=(("low_rank", "lora"),),
+)
 
 
 class FakeRegistry:
