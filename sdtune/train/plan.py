@@ -132,6 +132,8 @@ def _steps_text(run: Run) -> str:
 
 
 def _file_text(run: Run, parameters: int) -> str:
+    if run.method.kind == "checkpoint":
+        return f"{run.folder.exports / run.name}.safetensors, the whole model in {run.options.save.dtype}"
     size = parameters * _BYTES[run.options.save.dtype]
     return f"{run.folder.exports / run.name}.safetensors, about {size / 2**20:.1f} MiB in {run.options.save.dtype}"
 
