@@ -133,6 +133,21 @@ class DataOptions(Options):
         return sides[0], sides[-1]
 
 
+class RegularizationOptions(Options):
+    """Pictures of the subject's class, trained beside the subject's own, so that the class stays what it was."""
+
+    path: Path | None = None
+    """A folder of images, or of `N_name` folders; `1_dog` belongs to the training folder `10_zwx dog`."""
+    prompt: str | None = None
+    """Caption of images without a .txt or .caption file, e.g. "a photo of a dog". null: the folder's name after N_."""
+    ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Visits of regularization images for one visit of a training image. All of them take turns over the epochs."""
+    weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Weight of their loss against that of training images."""
+    weight_end: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Their weight in the last epoch; it goes there in a straight line from the first. null: as `weight`."""
+
+
 class OptimizerOptions(Options):
     """The optimizer."""
 
@@ -285,6 +300,8 @@ class CoreOptions(Options):
     """The base model."""
     data: DataOptions = DataOptions()
     """Images and captions."""
+    regularization: RegularizationOptions = RegularizationOptions()
+    """Pictures that keep the subject's class what it was (prior preservation), for every method."""
     train: TrainOptions = TrainOptions()
     """The loop."""
     save: SaveOptions = SaveOptions()

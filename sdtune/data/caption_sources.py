@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 MAX_CAPTION_BYTES = 8192
 MAX_JSON_BYTES = 1 << 28
+CAPTION_OR_CLASS = "caption_or_class"  # of regularization images: a caption file where there is one, else the class
 
 _CHOOSE = (
     'write them, or choose data.captions=class_text data.class_text="photo of a dog" (one caption for all), '
     "data.captions=filename (the file's name), or data.captions=empty (none)"
 )
+_CHOOSE_PROMPT = 'write them, or set regularization.prompt="a photo of a dog"'
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -74,7 +76,8 @@ def read_captions(
     table = _by_image_name(_read_json(options.captions_json), folders) if options.captions_json else {}
     for folder, source in zip(folders, sources, strict=True):
         with problems.collect():
-            captions |= _caption_folder(folder, _reader(folder, source, options, table), notes)
+            hint = _CHOOSE_PROMPT if source == CAPTION_OR_CLASS else _CHOOSE
+            captions |= _caption_folder(folder, _reader(folder, source, options, table), notes, hint)
     problems.raise_if_any()
     return captions, [*_describe_unused(sources, options), *notes]
 
@@ -152,6 +155,10 @@ def _reader(
                 f"{folder.path} has no class text", hint='set data.class_text="photo of a dog", or name it N_dog'
             )
         return lambda image, notes: text
+    if source == CAPTION_OR_CLASS:
+        files = {**folder.listing.captions[".caption"], **folder.listing.captions[".txt"]}
+        text = class_text(folder, options)
+        return lambda image, notes: _read_file(files.get(stem_key(image)), notes) or text or None
     if source == "filename":
         return lambda image, notes: clean_caption(image.stem.replace("_", " "), image.name, notes)
     return lambda image, notes: ""
@@ -163,7 +170,9 @@ def class_text(folder: Folder, options: DataOptions) -> str:
     return next(text for text in (own, options.class_text, folder.class_text) if text is not None).strip()
 
 
-def _caption_folder(folder: Folder, read: Callable[[Path, list[str]], str | None], notes: list[str]) -> dict[Path, str]:
+def _caption_folder(
+    folder: Folder, read: Callable[[Path, list[str]], str | None], notes: list[str], hint: str
+) -> dict[Path, str]:
     problems = Problems(DataError)
     captions: dict[Path, str] = {}
     missing = []
@@ -176,7 +185,7 @@ def _caption_folder(folder: Folder, read: Callable[[Path, list[str]], str | None
                 captions[image] = caption
     if missing:
         count = f"{len(missing)} of {len(folder.listing.images)} images"
-        problems.add(f"no caption for {count} in {folder.path}: {shorten(missing)}", hint=_CHOOSE)
+        problems.add(f"no caption for {count} in {folder.path}: {shorten(missing)}", hint=hint)
     problems.raise_if_any()
     return captions
 

@@ -211,8 +211,8 @@ def _refuse_unclear_child(child: Path) -> None:
     numbered = _NUMBERED.fullmatch(child.name)
     if (numbered[2] if numbered else child.name).casefold() in _REGULARIZATION:
         raise DataError(
-            f"{child} looks like regularization images, which this version does not train on",
-            hint="move the folder away, or name it otherwise if it is to be learned",
+            f"{child} looks like regularization images, not like the subject's",
+            hint="move it out of the data folder and set regularization.path, or rename it if it is to be learned",
         )
     if child.is_symlink():
         raise DataError(f"{child} is a link", hint="list the folder it leads to in data.subsets")

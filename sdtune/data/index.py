@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdtune.data.caption_sources import check_options, choose_sources, class_text, read_captions
+from sdtune.config.schema import DataOptions
+from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
 from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, shorten, stem_key
 from sdtune.data.images import decode, read_header
+from sdtune.data.regularization import find_pairs, find_sources, instances_of
 from sdtune.data.types import ImageRecord, Subset
 from sdtune.errors import DataError, Problems
 
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdtune.config.schema import DataOptions
+    from sdtune.config.schema import RegularizationOptions
     from sdtune.data.folders import Folder
     from sdtune.data.images import ImageHeader
+    from sdtune.data.regularization import RegularizationSource
 
 MIN_SIDE_PX = 16
 MAX_ASPECT = 16
@@ -38,7 +41,7 @@ class DataIndex:
     """A data set.
 
     Attributes:
-        subsets: Its folders.
+        subsets: Its folders, those with regularization images last.
         images: All images, folder by folder, in natural order of their file names.
         notes: What a user should know: what was found, where captions came from, what was ignored.
         digest: BLAKE2b-128 (hex) of names, files, captions, repeats and weights: equal when training data is equal.
@@ -50,23 +53,51 @@ class DataIndex:
     digest: str
 
     @property
+    def instances(self) -> tuple[ImageRecord, ...]:
+        """The images of what is learned."""
+        return instances_of(self.images)
+
+    @property
+    def regularization(self) -> tuple[ImageRecord, ...]:
+        """The images of its class."""
+        return tuple(image for image in self.images if image.subset.is_regularization)
+
+    @property
     def visits(self) -> int:
-        """Image visits in an epoch."""
-        return sum(record.subset.repeats for record in self.images)
+        """Visits of instance images in an epoch."""
+        return sum(record.subset.repeats for record in self.instances)
 
 
-def build_index(options: DataOptions) -> DataIndex:
+def build_index(options: DataOptions, regularization: RegularizationOptions | None = None) -> DataIndex:
     """Find and check a data set. Reads every file once for its digest, but decodes no pixels (`verify_pixels` does).
+
+    Args:
+        options: The images of what is learned.
+        regularization: The images of its class; None: none.
 
     Raises:
         ConfigError: Options that contradict each other.
         DataError: Folders, images or captions that cannot be trained on; independent problems together.
     """
+    index = _read(options)
+    if regularization is not None:
+        for source in find_sources(regularization):
+            index = _join(index, _paired(_read_regularization(source), index.subsets, regularization))
+    return index
+
+
+def _read(options: DataOptions, source: str | None = None) -> DataIndex:
+    """Read one data set.
+
+    Args:
+        options: Where it is.
+        source: Where all captions come from; None: as the options say.
+    """
     check_options(options)
     folders, folder_notes = find_folders(options)
     problems = Problems(DataError)
     with problems.collect():
-        sources = choose_sources(folders, options)
+        sources = (source,) * len(folders) if source else choose_sources(folders, options)
     notes = [*_describe_unnumbered(folders), *folder_notes]
     headers = _read_headers(folders, problems, notes)
     problems.raise_if_any()
@@ -89,6 +120,45 @@ def build_index(options: DataOptions) -> DataIndex:
     )
     notes = [*notes, *caption_notes, *_describe_ignored(folders), *_describe_copies(images)]
     return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=_digest(images))
+
+
+def _read_regularization(source: RegularizationSource) -> DataIndex:
+    """Read a place with regularization images; its names tell them from the subject's."""
+    found = _read(DataOptions(path=source.path, class_text=source.prompt), CAPTION_OR_CLASS)
+    subsets = {
+        subset.name: replace(
+            subset, name=source.prefix + subset.name, is_regularization=True, pairs_with=source.pairs_with
+        )
+        for subset in found.subsets
+    }
+    images = [
+        replace(image, name=f"{source.prefix}{image.name}", subset=subsets[image.subset.name]) for image in found.images
+    ]
+    notes = [f"regularization: {note}" for note in found.notes]
+    return DataIndex(subsets=tuple(subsets.values()), images=tuple(images), notes=tuple(notes), digest="")
+
+
+def _paired(found: DataIndex, instances: Sequence[Subset], options: RegularizationOptions) -> DataIndex:
+    """Give regularization folders their weights and the training folders they belong to."""
+    by_name = find_pairs(found.subsets, instances)
+    settled = {
+        subset.name: replace(
+            subset, weight=options.weight, weight_end=options.weight_end, pairs_with=subset.pairs_with or pairs
+        )
+        for subset, pairs in zip(found.subsets, by_name, strict=True)
+    }
+    images = tuple(replace(image, subset=settled[image.subset.name]) for image in found.images)
+    return replace(found, subsets=tuple(settled.values()), images=images)
+
+
+def _join(first: DataIndex, second: DataIndex) -> DataIndex:
+    images = (*first.images, *second.images)
+    return DataIndex(
+        subsets=(*first.subsets, *second.subsets),
+        images=images,
+        notes=(*first.notes, *second.notes),
+        digest=_digest(images),
+    )
 
 
 def verify_pixels(images: Iterable[ImageRecord]) -> None:
@@ -207,5 +277,6 @@ def _digest(images: Sequence[ImageRecord]) -> str:
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for record in images:
         fields = (record.name, record.digest, record.caption, record.subset.repeats, record.subset.weight)
-        digest.update(repr(fields).encode("utf-8", "backslashreplace"))
+        prior = (record.subset.weight_end, record.subset.pairs_with) if record.subset.is_regularization else ()
+        digest.update(repr((*fields, *prior)).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ import torch
 
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
-from sdtune.data.plan import batches_per_epoch
+from sdtune.data.plan import batches_per_epoch, count_visits
+from sdtune.data.rotation import plan_rotations
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.open import open_model
 from sdtune.train.folder import RunFolder
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
     from sdtune.config.schema import CoreOptions
     from sdtune.data.index import DataIndex
+    from sdtune.data.rotation import Rotation
     from sdtune.data.text_cache import TextCache
     from sdtune.data.types import Placement, Size
     from sdtune.export.artifact import ArtifactKind
@@ -74,6 +75,7 @@ class Run:
         groups: Trained parameters by learning rate.
         index: The data set.
         placements: How each image comes to its bucket.
+        rotations: How regularization images take turns.
         timetable: Steps and epochs.
         device: Where the model computes.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
@@ -90,6 +92,7 @@ class Run:
     groups: tuple[ParamGroup, ...]
     index: DataIndex
     placements: tuple[Placement, ...]
+    rotations: tuple[Rotation, ...]
     timetable: Timetable
     device: torch.device
     texts: TextCache | None = None
@@ -139,9 +142,7 @@ class Run:
 
     def bucket_counts(self) -> dict[Size, int]:
         """Count visits in an epoch by bucket, largest bucket first."""
-        counts: Counter[Size] = Counter()
-        for image, placement in zip(self.index.images, self.placements, strict=True):
-            counts[placement.bucket] += image.subset.repeats
+        counts = count_visits(self.index.images, self.placements, self.rotations)
         return dict(sorted(counts.items(), key=lambda item: (-item[0].width * item[0].height, item[0])))
 
     def info(self, step: int, suffix: str) -> RunInfo:
@@ -159,7 +160,8 @@ class Run:
             prediction=self.model.prediction,
             base_name=self.model.source.name,
             base_digest="",
-            images=self.index.images,
+            images=self.index.instances,
+            regularization=self.index.regularization,
             buckets=self.bucket_counts(),
             started_at=self.started_at,
             finished_at=time.time(),
@@ -168,7 +170,7 @@ class Run:
 
     def trigger(self) -> str:
         """Give the words all captions begin with, up to the last that is no link; empty when they share none."""
-        captions = [image.caption.replace(",", " ,").split() for image in self.index.images]
+        captions = [image.caption.replace(",", " ,").split() for image in self.index.instances]
         shared: list[str] = []
         for words in zip(*captions, strict=False):
             if len(set(words)) > 1:
@@ -221,12 +223,13 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         ModelError: The model cannot be loaded, or the method does not work on its family.
     """
     options, spec = loaded.options, loaded.spec
-    index = build_index(options.data)
+    index = build_index(options.data, options.regularization)
     device = choose_device()
     model = open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
     check_family(spec, model.family)
     options = with_native_resolution(options, model)
     placements = place_images(index.images, options.data)
+    rotations = plan_rotations(index.images, placements, options.regularization.ratio)
     method = load_method(spec, options)
     for part in method.parts():
         model.load(part)
@@ -244,8 +247,9 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         groups=groups,
         index=index,
         placements=placements,
+        rotations=rotations,
         timetable=plan_timetable(
-            options, batches_per_epoch(index.images, placements, options.train.batch_size), groups
+            options, batches_per_epoch(index.images, placements, options.train.batch_size, rotations), groups
         ),
         device=device,
     )
