@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sdtune.data.folders import CAPTION_SUFFIXES, shorten, stem_key
+from sdtune.data.prompts import FILEWORDS
 from sdtune.errors import ConfigError, DataError, Problems
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def choose_sources(folders: Sequence[Folder], options: DataOptions) -> tuple[str
     Raises:
         DataError: No caption files, or both kinds, where the source is `auto`.
     """
-    wanted = [(folder.options and folder.options.captions) or options.captions for folder in folders]
+    wanted = [_wanted(folder, options) for folder in folders]
     open_folders = [folder for folder, source in zip(folders, wanted, strict=True) if source == "auto"]
     found = _detect(open_folders) if open_folders else "auto"
     return tuple(found if source == "auto" else source for source in wanted)
@@ -119,6 +120,13 @@ def clean_caption(text: str, where: str, notes: list[str]) -> str:
     if not caption:
         raise DataError(f"the caption in {where} is empty", hint="write one; data.captions=empty trains without any")
     return caption
+
+
+def _wanted(folder: Folder, options: DataOptions) -> str:
+    own = folder.options
+    if own and own.prompt is not None and FILEWORDS not in own.prompt:
+        return "prompt"
+    return (own and own.captions) or options.captions
 
 
 def _detect(folders: Sequence[Folder]) -> str:

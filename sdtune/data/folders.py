@@ -259,6 +259,11 @@ def _no_images(path: Path) -> DataError:
     return DataError(f"no images in {path}", hint=f"images are {', '.join(sorted(IMAGE_SUFFIXES))}")
 
 
+def has_entries(path: Path) -> bool:
+    """Tell whether there is a folder with an image, or with folders."""
+    return path.is_dir() and any(entry.is_dir() or entry.suffix.lower() in IMAGE_SUFFIXES for entry in _entries(path))
+
+
 def _folders_with_images(path: Path, depth: int) -> list[Path]:
     found = []
     for child in _entries(path) if depth else ():

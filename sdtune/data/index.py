@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from sdtune.config.schema import DataOptions
 from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
-from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, shorten, stem_key
+from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, has_entries, shorten, stem_key
 from sdtune.data.images import decode, read_header
-from sdtune.data.regularization import find_pairs, find_sources, instances_of
+from sdtune.data.prompts import fill_template, instance_text
+from sdtune.data.regularization import find_pairs, instances_of
 from sdtune.data.types import ImageRecord, Subset
 from sdtune.errors import DataError, Problems
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdtune.config.schema import RegularizationOptions
+    from sdtune.config.schema import SubsetOptions
     from sdtune.data.folders import Folder
     from sdtune.data.images import ImageHeader
     from sdtune.data.regularization import RegularizationSource
@@ -68,21 +69,22 @@ class DataIndex:
         return sum(record.subset.repeats for record in self.instances)
 
 
-def build_index(options: DataOptions, regularization: RegularizationOptions | None = None) -> DataIndex:
+def build_index(options: DataOptions, regularization: Sequence[RegularizationSource] = ()) -> DataIndex:
     """Find and check a data set. Reads every file once for its digest, but decodes no pixels (`verify_pixels` does).
 
     Args:
         options: The images of what is learned.
-        regularization: The images of its class; None: none.
+        regularization: Where the images of its class are; a folder that drawn images will go to may be missing.
 
     Raises:
         ConfigError: Options that contradict each other.
         DataError: Folders, images or captions that cannot be trained on; independent problems together.
     """
     index = _read(options)
-    if regularization is not None:
-        for source in find_sources(regularization):
-            index = _join(index, _paired(_read_regularization(source), index.subsets, regularization))
+    own = index.subsets
+    for source in regularization:
+        if not source.per_image or has_entries(source.path):
+            index = _join(index, _read_regularization(source, own))
     return index
 
 
@@ -112,7 +114,7 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
             name=folder.prefix + path.name,
             size=headers[path].size,
             digest=file_digest(path),
-            caption=captions[path],
+            caption=_worded(captions[path], folder.options),
             subset=subset,
         )
         for folder, subset in zip(folders, subsets, strict=True)
@@ -122,33 +124,39 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
     return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=_digest(images))
 
 
-def _read_regularization(source: RegularizationSource) -> DataIndex:
+def _worded(caption: str, options: SubsetOptions | None) -> str:
+    """Put a caption into its folder's prompt, and name the subject in it."""
+    if options is None or (options.prompt is None and not options.token):
+        return caption
+    return instance_text(fill_template(options.prompt, caption), options.token, options.class_word)
+
+
+def _read_regularization(source: RegularizationSource, instances: Sequence[Subset]) -> DataIndex:
     """Read a place with regularization images; its names tell them from the subject's."""
-    found = _read(DataOptions(path=source.path, class_text=source.prompt), CAPTION_OR_CLASS)
+    prompt = None if source.prompt is None else fill_template(source.prompt, "")
+    found = _read(DataOptions(path=source.path, class_text=prompt), CAPTION_OR_CLASS)
+    flagged = [replace(subset, is_regularization=True) for subset in found.subsets]
     subsets = {
         subset.name: replace(
-            subset, name=source.prefix + subset.name, is_regularization=True, pairs_with=source.pairs_with
+            subset,
+            name=source.prefix + subset.name,
+            weight=source.weight,
+            weight_end=source.weight_end,
+            pairs_with=pairs,
         )
-        for subset in found.subsets
+        for subset, pairs in zip(flagged, find_pairs(flagged, instances, source.belongs_to), strict=True)
     }
     images = [
-        replace(image, name=f"{source.prefix}{image.name}", subset=subsets[image.subset.name]) for image in found.images
+        replace(
+            image,
+            name=source.prefix + image.name,
+            caption=source.name_class(image.caption),
+            subset=subsets[image.subset.name],
+        )
+        for image in found.images
     ]
     notes = [f"regularization: {note}" for note in found.notes]
     return DataIndex(subsets=tuple(subsets.values()), images=tuple(images), notes=tuple(notes), digest="")
-
-
-def _paired(found: DataIndex, instances: Sequence[Subset], options: RegularizationOptions) -> DataIndex:
-    """Give regularization folders their weights and the training folders they belong to."""
-    by_name = find_pairs(found.subsets, instances)
-    settled = {
-        subset.name: replace(
-            subset, weight=options.weight, weight_end=options.weight_end, pairs_with=subset.pairs_with or pairs
-        )
-        for subset, pairs in zip(found.subsets, by_name, strict=True)
-    }
-    images = tuple(replace(image, subset=settled[image.subset.name]) for image in found.images)
-    return replace(found, subsets=tuple(settled.values()), images=images)
 
 
 def _join(first: DataIndex, second: DataIndex) -> DataIndex:

@@ -126,7 +126,11 @@ def _regularization_facts(run: Run) -> dict[str, str]:
         return {}
     visits = sum(rotation.visits for rotation in run.rotations)
     weight = f"{options.weight:g}" if options.weight_end is None else f"{options.weight:g} to {options.weight_end:g}"
-    return {"regularization": f"{_folders_text(images)}, {visits} visits an epoch in turn, weight {weight}"}
+    text = f"{_folders_text(images)}, {visits} visits an epoch in turn, weight {weight}"
+    if run.missing:
+        places = ", ".join(dict.fromkeys(str(item.path.parent) for item in run.missing))
+        text += f"; {len(run.missing)} of them are drawn first, into {places}"
+    return {"regularization": text}
 
 
 def _captions_text(run: Run) -> str:

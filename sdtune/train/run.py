@@ -13,10 +13,13 @@ import torch
 
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
+from sdtune.data.missing import find_missing, with_planned
 from sdtune.data.plan import batches_per_epoch, count_visits
+from sdtune.data.regularization import find_sources
 from sdtune.data.rotation import plan_rotations
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.open import open_model
+from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
 from sdtune.train.info import RunInfo
 from sdtune.train.optim import group_rates
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
     from sdtune.config.schema import CoreOptions
     from sdtune.data.index import DataIndex
+    from sdtune.data.missing import MissingImage
     from sdtune.data.rotation import Rotation
     from sdtune.data.text_cache import TextCache
     from sdtune.data.types import Placement, Size
@@ -76,6 +80,7 @@ class Run:
         index: The data set.
         placements: How each image comes to its bucket.
         rotations: How regularization images take turns.
+        missing: Regularization images to be drawn first; the data set holds them as if they were there.
         timetable: Steps and epochs.
         device: Where the model computes.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
@@ -93,6 +98,7 @@ class Run:
     index: DataIndex
     placements: tuple[Placement, ...]
     rotations: tuple[Rotation, ...]
+    missing: tuple[MissingImage, ...]
     timetable: Timetable
     device: torch.device
     texts: TextCache | None = None
@@ -223,12 +229,10 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         ModelError: The model cannot be loaded, or the method does not work on its family.
     """
     options, spec = loaded.options, loaded.spec
-    index = build_index(options.data, options.regularization)
-    device = choose_device()
-    model = open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
+    model = open_base(options, registry)
     check_family(spec, model.family)
     options = with_native_resolution(options, model)
-    placements = place_images(index.images, options.data)
+    index, placements, missing = read_data(options, model)
     rotations = plan_rotations(index.images, placements, options.regularization.ratio)
     method = load_method(spec, options)
     for part in method.parts():
@@ -248,11 +252,37 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         index=index,
         placements=placements,
         rotations=rotations,
+        missing=missing,
         timetable=plan_timetable(
             options, batches_per_epoch(index.images, placements, options.train.batch_size, rotations), groups
         ),
-        device=device,
+        device=model.source.device,
     )
+
+
+def read_data(
+    options: CoreOptions, model: DiffusionModel
+) -> tuple[DataIndex, tuple[Placement, ...], tuple[MissingImage, ...]]:
+    """Read the images and place them; regularization images that will be drawn are counted as if they were there."""
+    sources = find_sources(
+        options.regularization,
+        options.data.subsets,
+        lambda prompt: drawing_folder(model, prompt, options.data.resolution),
+    )
+    index = build_index(options.data, sources)
+    placements = place_images(index.images, options.data)
+    missing: list[MissingImage] = []
+    for source in sources:
+        if found := find_missing(source, index, placements):
+            index, placements = with_planned(index, placements, source, found)
+            missing += found
+    return index, placements, tuple(missing)
+
+
+def open_base(options: CoreOptions, registry: Registry) -> DiffusionModel:
+    """Open the base model of a run on its device."""
+    device = choose_device()
+    return open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
 
 
 def plan_timetable(options: CoreOptions, batches: int, groups: Sequence[ParamGroup]) -> Timetable:

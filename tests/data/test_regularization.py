@@ -8,7 +8,7 @@ from sdtune.data.batches import BatchBuilder
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
 from sdtune.data.plan import plan_epoch
-from sdtune.data.regularization import weight_at
+from sdtune.data.regularization import find_sources, weight_at
 from sdtune.data.rotation import plan_rotations
 from sdtune.errors import DataError
 from sdtune.testing.images import write_images
@@ -20,7 +20,7 @@ def index(tmp_path):
 
     def index(**options):
         options = {"path": tmp_path / "reg", **options}
-        return build_index(DataOptions(path=tmp_path / "data"), RegularizationOptions(**options))
+        return build_index(DataOptions(path=tmp_path / "data"), find_sources(RegularizationOptions(**options)))
 
     return index
 

@@ -6,6 +6,7 @@ from sdtune.config.schema import DataOptions, RegularizationOptions
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
 from sdtune.data.plan import batches_per_epoch, count_visits, plan_epoch
+from sdtune.data.regularization import find_sources
 from sdtune.data.rotation import plan_rotations
 from sdtune.testing.images import write_images
 
@@ -22,7 +23,7 @@ def make(tmp_path):
 
     def make(ratio=1.0):
         data = OPTIONS.model_copy(update={"path": tmp_path / "data"})
-        index = build_index(data, RegularizationOptions(path=tmp_path / "reg"))
+        index = build_index(data, find_sources(RegularizationOptions(path=tmp_path / "reg")))
         placements = place_images(index.images, data)
         return index, placements, plan_rotations(index.images, placements, ratio)
 
