@@ -16,7 +16,7 @@ from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec
 if TYPE_CHECKING:
     from sdtune.adapters import Adapter, attach_adapters, detach_adapters, match_targets, merge_adapters
     from sdtune.data.types import ImageRecord, Subset
-    from sdtune.export.artifact import Artifact
+    from sdtune.export.artifact import AnyArtifact, Artifact, FolderArtifact
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
     from sdtune.train.info import RunInfo
     from sdtune.train.method import Method, ParamGroup, StepOutput
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Adapter": "sdtune.adapters",
+    "AnyArtifact": "sdtune.export.artifact",
     "Artifact": "sdtune.export.artifact",
     "Conditioning": "sdtune.models.base",
     "DiffusionModel": "sdtune.models.base",
+    "FolderArtifact": "sdtune.export.artifact",
     "ImageRecord": "sdtune.data.types",
     "Method": "sdtune.train.method",
     "Observer": "sdtune.train.observers",
@@ -48,12 +50,14 @@ _LAZY = {
 
 __all__ = [
     "Adapter",
+    "AnyArtifact",
     "Artifact",
     "Conditioning",
     "ConfigError",
     "DataError",
     "DiffusionModel",
     "FamilySpec",
+    "FolderArtifact",
     "ImageRecord",
     "LearningRate",
     "Method",

@@ -9,6 +9,7 @@ import torch
 from sdtune.data.cache import LatentItem
 from sdtune.data.captions import drops_caption, is_flipped, shuffle_tags
 from sdtune.data.pixels import load_pixels
+from sdtune.data.regularization import weight_at
 from sdtune.data.types import Batch
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class BatchBuilder:
         options: How it is augmented.
         seed: The run's seed.
         latents: Filled cache; None builds batches of pixels.
-        method_caption: The method's treatment of captions, e.g. `Method.caption`.
+        method_caption: The method's treatment of captions, e.g. `Method.caption`; regularization keeps its own.
+        epochs: Epochs of the run: how long weights that change take for it.
     """
 
     def __init__(
@@ -48,13 +50,15 @@ class BatchBuilder:
         *,
         latents: LatentCache | None = None,
         method_caption: CaptionHook = keep_caption,
+        epochs: int = 1,
     ) -> None:
         self._index = index
         self._placements = placements
         self._options = options
         self._seed = seed
         self._latents = latents
-        self._method_caption = method_caption
+        self._hook = method_caption
+        self._epochs = epochs
 
     def build(self, plan: BatchPlan, epoch: int) -> Batch:
         """Build one batch.
@@ -64,6 +68,7 @@ class BatchBuilder:
             PlatformError: A cached entry is gone or damaged.
         """
         items = [self._item(visit, epoch) for visit in plan.visits]
+        subsets = [item.record.subset for item in items]
         alpha = self._options.alpha_color
         pixels = posterior = None
         if self._latents is None:
@@ -77,8 +82,9 @@ class BatchBuilder:
             pixels=pixels,
             mean=posterior.mean if posterior else None,
             std=posterior.std if posterior else None,
-            weights=torch.tensor([item.record.subset.weight for item in items], dtype=torch.float32),
+            weights=torch.tensor([weight_at(own, epoch, self._epochs) for own in subsets], dtype=torch.float32),
             size=plan.bucket,
+            is_regularization=tuple(own.is_regularization for own in subsets),
         )
 
     def caption(self, visit: Visit, epoch: int) -> str:
@@ -110,6 +116,9 @@ class BatchBuilder:
             for record, placement in pairs
             for flipped in sides
         )
+
+    def _method_caption(self, text: str, subset: Subset) -> str:
+        return text if subset.is_regularization else self._hook(text, subset)
 
     def _item(self, visit: Visit, epoch: int) -> LatentItem:
         return LatentItem(

@@ -29,7 +29,8 @@ class RunInfo:
         prediction: `epsilon` or `v_prediction`.
         base_name: Name of the base model, no folder.
         base_digest: SHA-256 of the base model's file, or "" when it is a folder or was not computed.
-        images: The data set.
+        images: The data set, regularization left out.
+        regularization: The regularization images.
         buckets: Bucket size to number of images times repeats.
         started_at: Unix seconds.
         finished_at: Unix seconds.
@@ -53,3 +54,4 @@ class RunInfo:
     finished_at: float
     trigger: str = ""
     suffix: str = ""
+    regularization: tuple[ImageRecord, ...] = ()

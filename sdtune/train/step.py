@@ -31,6 +31,7 @@ class StepInputs:
         captions: B captions, encoded here when `cond` is None.
         cond: The captions' conditioning from the cache.
         weights: (B,) float32.
+        is_regularization: For each sample, whether it shows the class and not the subject; empty: none does.
     """
 
     pixels: Tensor | None
@@ -42,6 +43,7 @@ class StepInputs:
     captions: tuple[str, ...]
     cond: Conditioning | None
     weights: Tensor
+    is_regularization: tuple[bool, ...] = ()
 
 
 class TrainStep(nn.Module):
