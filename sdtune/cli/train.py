@@ -171,6 +171,8 @@ def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
         for flag in spec.flags:
             if given.get(f"method_{flag}") is not None:
                 flags[f"{spec.name}.{flag}"] = (given[f"method_{flag}"], f"--{flag.replace('_', '-')}")
+            elif flag in _FLAGS and _FLAGS[flag][0] in flags:  # a common flag that the method has an option for
+                flags[f"{spec.name}.{flag}"] = flags.pop(_FLAGS[flag][0])
     return Request(config=given["config"], flags=flags, overrides=given["overrides"])
 
 

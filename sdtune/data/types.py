@@ -113,6 +113,7 @@ class Batch:
         std: (B, 4, h, w) float32 standard deviation, scaled; None when latents are not cached.
         weights: (B,) float32 loss weights.
         size: Size of the bucket in px.
+        mask: (B, 1, h, w) float32 weight over the picture, of mean 1; None where all of it counts alike.
     """
 
     sample_ids: tuple[str, ...]
@@ -122,3 +123,4 @@ class Batch:
     std: Tensor | None
     weights: Tensor
     size: Size
+    mask: Tensor | None = None

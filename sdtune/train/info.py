@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from sdtune.config.schema import CoreOptions
     from sdtune.data.types import ImageRecord, Size
@@ -34,6 +35,7 @@ class RunInfo:
         started_at: Unix seconds.
         finished_at: Unix seconds.
         trigger: Words that call what was learned; empty when not known.
+        picture: The newest preview, for pictures of what was learned; None when there is none.
     """
 
     name: str
@@ -53,3 +55,4 @@ class RunInfo:
     finished_at: float
     trigger: str = ""
     suffix: str = ""
+    picture: Path | None = None

@@ -83,6 +83,7 @@ class InputSource:
             captions=batch.captions,
             cond=self._conditioning(batch.captions),
             weights=batch.weights.to(device),
+            mask=_move(batch.mask, device),
         )
 
     def _conditioning(self, captions: tuple[str, ...]) -> Conditioning | None:
@@ -97,7 +98,8 @@ def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:
         run.options.data,
         run.options.train.seed,
         latents=latents,
-        method_caption=run.method.caption,
+        method_captions=run.method.captions,
+        latent_factor=run.model.latent_factor,
     )
 
 

@@ -146,6 +146,8 @@ class Run:
 
     def info(self, step: int, suffix: str) -> RunInfo:
         """Give the facts an exported file tells about the run."""
+        from sdtune.export.sidecar import newest_picture
+
         return RunInfo(
             name=self.name + suffix,
             suffix=suffix,
@@ -164,6 +166,7 @@ class Run:
             started_at=self.started_at,
             finished_at=time.time(),
             trigger=self.trigger(),
+            picture=newest_picture(self.folder.previews),
         )
 
     def trigger(self) -> str:
@@ -228,6 +231,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
     options = with_native_resolution(options, model)
     placements = place_images(index.images, options.data)
     method = load_method(spec, options)
+    method.check(index.images)
     for part in method.parts():
         model.load(part)
     groups = tuple(method.attach(model, options.train.seed))

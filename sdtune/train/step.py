@@ -31,6 +31,7 @@ class StepInputs:
         captions: B captions, encoded here when `cond` is None.
         cond: The captions' conditioning from the cache.
         weights: (B,) float32.
+        mask: (B, 1, h, w) float32 weight over the picture, or None.
     """
 
     pixels: Tensor | None
@@ -42,6 +43,7 @@ class StepInputs:
     captions: tuple[str, ...]
     cond: Conditioning | None
     weights: Tensor
+    mask: Tensor | None = None
 
 
 class TrainStep(nn.Module):
@@ -59,7 +61,7 @@ class TrainStep(nn.Module):
         x_t = add_noise(self.model.schedule, x_0, inputs.noise, inputs.timesteps)
         prediction = self.model.denoise(x_t, inputs.timesteps, cond)
         target = training_target(self.model.prediction, self.model.schedule, x_0, inputs.noise, inputs.timesteps)
-        loss = squared_error(prediction, target)
+        loss = squared_error(prediction, target, inputs.mask)
         terms = self.method.loss_terms(
             StepOutput(loss=loss, prediction=prediction, target=target, timesteps=inputs.timesteps)
         )

@@ -17,11 +17,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def make(folder, seed=1, method_caption=None, **options):
+def make(folder, seed=1, method_captions=None, **options):
     chosen = DataOptions(path=folder, resolution="64", **options)
     index = build_index(chosen)
     placements = place_images(index.images, chosen)
-    hook = {} if method_caption is None else {"method_caption": method_caption}
+    hook = {} if method_captions is None else {"method_captions": method_captions}
     return BatchBuilder(index, placements, chosen, seed, **hook), index, placements
 
 
@@ -82,7 +82,7 @@ def test_repeats_of_an_image_are_shuffled_apart(folder):
 
 def test_method_treats_the_shuffled_caption_and_a_dropped_one_stays_empty(folder):
     builder, _, _ = make(
-        folder, shuffle_tags=True, caption_dropout=0.5, method_caption=lambda text, subset: f"<{text}|{subset.name}>"
+        folder, shuffle_tags=True, caption_dropout=0.5, method_captions=lambda text, subset: [f"<{text}|{subset.name}>"]
     )
     captions = [builder.caption(Visit(image=0, sample_id=f"x#{n}"), 0) for n in range(100)]
     assert 20 < captions.count("") < 80
