@@ -78,8 +78,8 @@ def _from_json(data: bytes) -> Any:
 def _crop_black(picture: Image.Image) -> NDArray[np.uint8]:
     """Give the pixels (H, W, 3) without black borders."""
     pixels = np.asarray(picture.convert("RGB"))
-    lit = (pixels > 0).all(2)
-    columns, rows = lit.any(0).nonzero()[0], lit.any(1).nonzero()[0]
+    lit = pixels.min(axis=2) > 0
+    columns, rows = np.flatnonzero(lit.any(axis=0)), np.flatnonzero(lit.any(axis=1))
     if not len(columns):
         raise ValueError("it is black")
     return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -87,8 +87,8 @@ def _crop_black(picture: Image.Image) -> NDArray[np.uint8]:
 
 def _from_pixels(pixels: NDArray[np.uint8]) -> Any:
     """Read the block left of the first dark column and the one right of the last: low and high halves of bytes."""
-    values = pixels & 0x0F
-    dark = (values.sum((0, 2)) == 0).nonzero()[0]
+    values = np.bitwise_and(pixels, 0x0F, dtype=np.uint8)
+    dark = np.flatnonzero(values.max(axis=(0, 2)) == 0)
     if len(dark) < 2:
         raise ValueError("it has none inside")
     low, high = _unmask(values[:, : dark[0]]), _unmask(values[:, dark[-1] + 1 :])
@@ -100,7 +100,8 @@ def _from_pixels(pixels: NDArray[np.uint8]) -> Any:
 
 def _unmask(block: NDArray[np.uint8]) -> NDArray[np.uint8]:
     mask = np.fromiter(_stream(block.size), dtype=np.uint8, count=block.size)
-    return block ^ (mask & 0x0F).reshape(block.shape)
+    unmasked: NDArray[np.uint8] = np.bitwise_xor(block, (mask & 0x0F).reshape(block.shape))
+    return unmasked
 
 
 def _stream(count: int) -> Iterator[int]:
