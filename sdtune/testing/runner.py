@@ -1,4 +1,4 @@
-"""Run a training from a test, as the command line would."""
+"""Run a training or a command from a test, as the command line would."""
 
 from __future__ import annotations
 
@@ -40,3 +40,10 @@ def resume_training(plugins: Iterable[object], folder: Path, *, stop_after: int 
     registry = Registry.from_plugins(plugins)
     run = find_run(str(folder))
     resume(load(registry, run.config), registry, Screen(), run, stop_after=stop_after)
+
+
+def command(plugins: Iterable[object], *words: str) -> int:
+    """Run a command line in this process, with no plugins but these, and give its exit code."""
+    from sdtune.cli.main import run
+
+    return run(words, Registry.from_plugins(plugins))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import zlib
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from sdtune.api import ModelError
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 CHUNK = "sd-ti-embedding"
 MAX_JSON_BYTES = 1 << 26
 SIDE_PX, STRIP_PX = 512, 64
+_BROKEN = (Image.DecompressionBombError, OSError, ValueError, TypeError, RuntimeError, zlib.error)
 _PAPER, _INK = (24, 24, 28), (245, 245, 242)
 _TENSOR = "TORCHTENSOR"
 
@@ -55,7 +55,7 @@ def read_card(path: Path) -> Embedding:
         with Image.open(path) as picture:
             text = picture.info.get(CHUNK)
             content = _from_json(base64.b64decode(text)) if text else _from_pixels(_crop_black(picture))
-    except (UnidentifiedImageError, OSError, ValueError, binascii.Error, zlib.error) as error:
+    except _BROKEN as error:
         raise ModelError(f"cannot read an embedding out of the picture: {error}", where=str(path)) from error
     name = content.get("name") if isinstance(content, dict) else None
     return from_content(content, name=name if isinstance(name, str) else path.stem, where=str(path))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sdtune.api import AnyArtifact
     from sdtune_textual_inversion.config import EmbeddingFormat
 
+# What torch's reader was seen to raise on damaged files, and on those that hold more than data.
+_BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 _PICTURES = (".png", ".webp", ".jxl", ".avif")
 
 
@@ -81,6 +83,6 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _read_pickled(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"not a readable embedding: {reason}", where=str(path)) from error
