@@ -102,3 +102,24 @@ def test_shuffled_captions_are_not_fixed(folder):
 def test_two_runs_differ_by_their_seed(folder):
     first, second = (batches(make(folder, seed=seed, flip=True)) for seed in (1, 2))
     assert not all(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_each_visit_draws_one_of_the_methods_forms(folder):
+    made = make(folder, method_captions=lambda text, subset: [f"one {text}", f"two {text}"])
+    seen = [caption for epoch in range(8) for batch in batches(made, epoch) for caption in batch.captions]
+    assert set(seen) == set(made[0].fixed_captions())
+    assert seen == [caption for epoch in range(8) for batch in batches(made, epoch) for caption in batch.captions]
+
+
+def test_dropped_tags_are_not_fixed(folder):
+    builder, _, _ = make(folder, tag_dropout=0.5, keep_tags=1)
+    assert builder.fixed_captions() is None
+    captions = {builder.caption(Visit(image=0, sample_id=f"x#{n}"), 0) for n in range(50)}
+    assert len(captions) > 5
+    assert all(caption.startswith("zwx dog") for caption in captions)
+
+
+def test_a_batch_has_a_mask_only_when_asked_for(folder):
+    assert batches(make(folder))[0].mask is None
+    batch = batches(make(folder, alpha_weight=True))[0]
+    assert torch.equal(batch.mask, torch.ones(2, 1, batch.size.height // 8, batch.size.width // 8))
