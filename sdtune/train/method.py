@@ -30,7 +30,7 @@ class ParamGroup:
         part: The part whose output they change; decides what can be cached.
         params: Stable name to parameter, fp32, requiring grad; names are unique over all groups.
         lr: Learning rate, as `config.rates.LearningRate`; None: `train.lr`.
-        lr_scale: Factor on the rate, e.g. LoRA+.
+        lr_scale: Factor on the rate, e.g. for one of two matrices that are multiplied.
         modules: How many layers they act on, for the plan.
         stop: When they stop learning, as `config.rates.Stop`; None: at the end of the run.
         weight_decay: Decoupled weight decay; None: `train.optimizer.weight_decay`.

@@ -82,23 +82,32 @@ class WordOptions(Options):
 
     token: str
     """The new word."""
+    low_rank: bool = False
+    """Train low-rank matrices instead."""
 
 
 LORA = MethodSpec(
     name="lora", summary="Low-rank matrices.", config=LoraOptions, factory="nowhere:Lora", flags=("rank", "alpha")
 )
-WORDS = MethodSpec(name="words", summary="New words.", config=WordOptions, factory="nowhere:Words", aliases=("ti",))
+WORDS = MethodSpec(
+    name="words",
+    summary="New words.",
+    config=WordOptions,
+    factory="nowhere:Words",
+    aliases=("ti",),
+    switches=(("low_rank", "lora"),),
+)
 
 
 class FakeRegistry:
-    """The two questions that loading asks."""
+    """The two questions that loading asks; the usual method is lora."""
 
     def methods(self) -> Mapping[str, MethodSpec]:
         return {"lora": LORA, "words": WORDS}
 
     def method(self, name: str) -> MethodSpec:
         for spec in (LORA, WORDS):
-            if name in (spec.name, *spec.aliases):
+            if name in (spec.name, *spec.aliases) or not name:
                 return spec
         raise ConfigError(f"unknown method {name!r}", hint="did you mean 'lora'?")
 

@@ -16,7 +16,7 @@ def test_the_schema_has_the_section_of_the_method(registry):
     spec = registry.method("lora")
     options = compose_schema(spec)()
     assert isinstance(options, CoreOptions)
-    assert method_options(options) == spec.config()
+    assert method_options(options, spec) == spec.config()
 
 
 @pytest.mark.parametrize("name", ["train", "a-b"])
@@ -33,7 +33,11 @@ def test_without_a_file_everything_has_its_default(registry):
 
 def test_an_alias_becomes_the_name_of_the_method(load_text):
     loaded = load_text("method: ti\nwords: {token: a}")
-    assert (loaded.options.method, loaded.spec.name, method_options(loaded.options).token) == ("words", "words", "a")
+    assert (loaded.options.method, loaded.spec.name, method_options(loaded.options, loaded.spec).token) == (
+        "words",
+        "words",
+        "a",
+    )
 
 
 def test_the_last_word_names_the_method(load_text):
@@ -69,3 +73,18 @@ def test_loading_the_missing_file_is_an_error(registry):
 def test_loading_stays_light():
     code = "import sys, sdtune.config.compose; print({'torch', 'click', 'numpy', 'PIL', 'rich'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize("text", ["method: words\nwords: {low_rank: true}\nlora: {rank: 4}", "method: words"])
+def test_a_switch_leads_to_another_method(load_text, text):
+    loaded = load_text(text, "words.low_rank=true", "lora.rank=4")
+    assert (loaded.spec.name, loaded.options.method, loaded.options.lora.rank) == ("lora", "lora", 4)
+
+
+def test_a_switch_that_is_off_leads_nowhere(load_text):
+    assert load_text("method: words\nwords: {low_rank: false, token: a}").spec.name == "words"
+
+
+def test_options_beside_a_switch_are_told(problems_of):
+    (problem,) = problems_of("method: words\nwords: {low_rank: true, token: a}")
+    assert problem.startswith("words: section of another method; this run's method is 'lora'")

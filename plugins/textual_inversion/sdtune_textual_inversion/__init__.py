@@ -21,6 +21,13 @@ def sdtune_methods() -> list[MethodSpec]:
             config=TextualInversionOptions,
             factory="sdtune_textual_inversion.method:TextualInversionMethod",
             aliases=("ti",),
+            demo=(
+                "train.steps=300",
+                "train.batch_size=5",
+                "textual_inversion.lr=2e-2",
+                "textual_inversion.init_text=red",
+                "textual_inversion.template=none",
+            ),
             flags=("token", "vectors", "init_text", "template", "lr"),
         )
     ]

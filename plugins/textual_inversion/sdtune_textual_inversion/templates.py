@@ -60,8 +60,9 @@ def read_template(template: str) -> tuple[str, ...]:
     try:
         lines = [line.strip() for line in Path(template).read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         hint = f"give a text file, or one of {', '.join(TEMPLATES)}"
-        raise ConfigError(f"cannot read the template {template!r}: {error}", where=where, hint=hint) from error
+        raise ConfigError(f"cannot read the template {template!r}: {why}", where=where, hint=hint) from error
     if not lines:
         raise ConfigError(f"the template {template} is empty", where=where, hint=f"write lines such as {_SUBJECT[1]!r}")
     return tuple(lines)
