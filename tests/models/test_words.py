@@ -125,3 +125,10 @@ def test_no_words_leave_no_trace(model):
 def test_what_cannot_be_a_word_is_told_together(model):
     with pytest.raises(ModelError, match=r"(?s)'zwx' has shape \(2, 32\).*takes \(n, 64\).*has no tokens"):
         model.set_embeddings({"zwx": vectors(2, width=32), "": vectors(1)})
+
+
+def test_a_caption_without_words_has_a_gradient_of_zeros(model):
+    own = vectors(2)
+    model.set_embeddings({"zwx": own})
+    hidden(model, "").square().sum().backward()  # a batch of such captions must not stop a run
+    assert not own["clip_l"].grad.any()
