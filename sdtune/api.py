@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune.config.base import Options
 from sdtune.config.rates import LearningRate, Stop
+from sdtune.config.schema import ModelOptions
 from sdtune.config.targets import TargetRule
 from sdtune.errors import ConfigError, DataError, ModelError, Problem, Problems, SdtuneError
 from sdtune.hookspecs import hookimpl
@@ -16,8 +17,10 @@ from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec
 if TYPE_CHECKING:
     from sdtune.adapters import Adapter, attach_adapters, detach_adapters, match_targets, merge_adapters
     from sdtune.data.types import ImageRecord, Subset
-    from sdtune.export.artifact import AnyArtifact, Artifact, FolderArtifact
+    from sdtune.export.artifact import AnyArtifact, Artifact, BytesArtifact, FolderArtifact, PickledArtifact
+    from sdtune.export.writer import write_artifact
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
+    from sdtune.models.open import open_model
     from sdtune.train.info import RunInfo
     from sdtune.train.method import Method, ParamGroup, StepOutput
     from sdtune.train.observers import Observer, StepReport
@@ -27,6 +30,7 @@ _LAZY = {
     "Adapter": "sdtune.adapters",
     "AnyArtifact": "sdtune.export.artifact",
     "Artifact": "sdtune.export.artifact",
+    "BytesArtifact": "sdtune.export.artifact",
     "Conditioning": "sdtune.models.base",
     "DiffusionModel": "sdtune.models.base",
     "FolderArtifact": "sdtune.export.artifact",
@@ -35,6 +39,7 @@ _LAZY = {
     "Observer": "sdtune.train.observers",
     "ParamGroup": "sdtune.train.method",
     "Part": "sdtune.models.base",
+    "PickledArtifact": "sdtune.export.artifact",
     "Posterior": "sdtune.models.base",
     "Run": "sdtune.train.run",
     "RunInfo": "sdtune.train.info",
@@ -46,12 +51,15 @@ _LAZY = {
     "detach_adapters": "sdtune.adapters",
     "match_targets": "sdtune.adapters",
     "merge_adapters": "sdtune.adapters",
+    "open_model": "sdtune.models.open",
+    "write_artifact": "sdtune.export.writer",
 }
 
 __all__ = [
     "Adapter",
     "AnyArtifact",
     "Artifact",
+    "BytesArtifact",
     "Conditioning",
     "ConfigError",
     "DataError",
@@ -63,10 +71,12 @@ __all__ = [
     "Method",
     "MethodSpec",
     "ModelError",
+    "ModelOptions",
     "Observer",
     "Options",
     "ParamGroup",
     "Part",
+    "PickledArtifact",
     "Posterior",
     "Problem",
     "Problems",
@@ -87,6 +97,8 @@ __all__ = [
     "hookimpl",
     "match_targets",
     "merge_adapters",
+    "open_model",
+    "write_artifact",
 ]
 
 

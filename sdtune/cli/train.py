@@ -182,6 +182,9 @@ def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
         for flag, owner in _flag_owners(spec).items():
             if given.get(f"method_{flag}") is not None:
                 flags[f"{owner.name}.{flag}"] = (given[f"method_{flag}"], f"--{flag.replace('_', '-')}")
+        for flag in spec.flags:  # a common flag that the method, alone, has an option of its own for
+            if flag in _FLAGS and _FLAGS[flag][0] in flags:
+                flags[f"{spec.name}.{flag}"] = flags.pop(_FLAGS[flag][0])
     return Request(config=given["config"], flags=flags, overrides=given["overrides"])
 
 

@@ -137,11 +137,15 @@ class DataOptions(Options):
     shuffle_tags: bool = False
     """Shuffle comma-separated tags at each visit."""
     keep_tags: Annotated[int, Field(ge=0)] = 0
-    """With `shuffle_tags`: this many tags at the front stay in place."""
+    """With `shuffle_tags` or `tag_dropout`: this many tags at the front stay in place."""
+    tag_dropout: Fraction = 0.0
+    """Chance that a comma-separated tag behind `keep_tags` is left out at a visit."""
     caption_dropout: Fraction = 0.0
     """Share of visits with an empty caption."""
     alpha_color: str = "white"
     """Colour under transparent pixels: a name or #rrggbb."""
+    alpha_weight: bool = False
+    """Weight the loss over the picture by its transparency: what is opaque counts, what is transparent does not."""
     cache: CacheOptions = CacheOptions()
     """Caches."""
 

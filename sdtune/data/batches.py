@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdtune.data.cache import LatentItem
-from sdtune.data.captions import drops_caption, is_flipped, shuffle_tags
+from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipped, shuffle_tags
+from sdtune.data.masks import AlphaMasks
 from sdtune.data.pixels import load_pixels
 from sdtune.data.regularization import weight_at
 from sdtune.data.types import Batch
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from sdtune.data.index import DataIndex
     from sdtune.data.types import BatchPlan, Placement, Subset, Visit
 
-    CaptionHook = Callable[[str, Subset], str]
+    CaptionHook = Callable[[str, Subset], Sequence[str]]
 
 
-def keep_caption(text: str, subset: Subset) -> str:
+def keep_caption(text: str, subset: Subset) -> tuple[str]:
     """Leave a caption as it is: the caption hook of a method that has none of its own."""
-    return text
+    return (text,)
 
 
 class BatchBuilder:
@@ -37,7 +38,8 @@ class BatchBuilder:
         options: How it is augmented.
         seed: The run's seed.
         latents: Filled cache; None builds batches of pixels.
-        method_caption: The method's treatment of captions, e.g. `Method.caption`; regularization keeps its own.
+        method_captions: The method's treatment of captions, e.g. `Method.captions`; regularization keeps its own.
+        latent_factor: Pixels per latent, each way.
         epochs: Epochs of the run: how long weights that change take for it.
     """
 
@@ -49,7 +51,8 @@ class BatchBuilder:
         seed: int,
         *,
         latents: LatentCache | None = None,
-        method_caption: CaptionHook = keep_caption,
+        method_captions: CaptionHook = keep_caption,
+        latent_factor: int = 8,
         epochs: int = 1,
     ) -> None:
         self._index = index
@@ -57,8 +60,9 @@ class BatchBuilder:
         self._options = options
         self._seed = seed
         self._latents = latents
-        self._hook = method_caption
+        self._hook = method_captions
         self._epochs = epochs
+        self._masks = AlphaMasks(latent_factor) if options.alpha_weight else None
 
     def build(self, plan: BatchPlan, epoch: int) -> Batch:
         """Build one batch.
@@ -85,10 +89,11 @@ class BatchBuilder:
             weights=torch.tensor([weight_at(own, epoch, self._epochs) for own in subsets], dtype=torch.float32),
             size=plan.bucket,
             is_regularization=tuple(own.is_regularization for own in subsets),
+            mask=self._masks.get(items) if self._masks else None,
         )
 
     def caption(self, visit: Visit, epoch: int) -> str:
-        """Give a visit's caption: tags shuffled, then treated by the method, then dropped.
+        """Give a visit's caption: tags dropped and shuffled, then treated by the method, then dropped as a whole.
 
         The method comes after the shuffle, so that words it puts in stay together, and before the drop, so that a
         dropped caption is empty for every method.
@@ -97,14 +102,17 @@ class BatchBuilder:
         if drops_caption(options.caption_dropout, *draw):
             return ""
         record = self._index.images[visit.image]
-        text = shuffle_tags(record.caption, options.keep_tags, *draw) if options.shuffle_tags else record.caption
-        return self._method_caption(text, record.subset)
+        text = drop_tags(record.caption, options.keep_tags, options.tag_dropout, *draw)
+        text = shuffle_tags(text, options.keep_tags, *draw) if options.shuffle_tags else text
+        return choose_form(self._method_captions(text, record.subset), *draw)
 
     def fixed_captions(self) -> tuple[str, ...] | None:
-        """List every caption that any epoch can have, once each; None when tags are shuffled."""
-        if self._options.shuffle_tags:
+        """List every caption that any epoch can have, once each; None when tags are shuffled or dropped."""
+        if self._options.shuffle_tags or self._options.tag_dropout:
             return None
-        captions = [self._method_caption(record.caption, record.subset) for record in self._index.images]
+        captions = [
+            form for record in self._index.images for form in self._method_captions(record.caption, record.subset)
+        ]
         return tuple(dict.fromkeys(captions + [""] * (self._options.caption_dropout > 0)))
 
     def latent_items(self) -> tuple[LatentItem, ...]:
@@ -117,8 +125,8 @@ class BatchBuilder:
             for flipped in sides
         )
 
-    def _method_caption(self, text: str, subset: Subset) -> str:
-        return text if subset.is_regularization else self._hook(text, subset)
+    def _method_captions(self, text: str, subset: Subset) -> Sequence[str]:
+        return (text,) if subset.is_regularization else self._hook(text, subset)
 
     def _item(self, visit: Visit, epoch: int) -> LatentItem:
         return LatentItem(

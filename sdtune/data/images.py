@@ -104,11 +104,20 @@ def decode_bytes(data: bytes, path: Path, alpha_color: str = DEFAULT_ALPHA_COLOR
     """
     background = parse_color(alpha_color)
     with _open_image(BytesIO(data), path) as image:
-        # Before loading: Pillow turns TIFF upright while it loads.
-        turn = _UPRIGHT.get(_orientation(image))
-        image.load()
-        upright = image if turn is None else image.transpose(turn)
-        return _to_rgb(upright, background, path)
+        return _to_rgb(_upright(image), background, path)
+
+
+def decode_alpha(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decode the upright alpha channel of an image file's bytes: (H, W) uint8, 255 (opaque) where it has none.
+
+    Raises:
+        DataError: As `decode_bytes`.
+    """
+    with _open_image(BytesIO(data), path) as image:
+        upright = _upright(image)
+        if not upright.has_transparency_data:
+            return np.full((upright.height, upright.width), 255, dtype=np.uint8)
+        return np.asarray(upright.convert("RGBA").getchannel("A"))
 
 
 def parse_color(color: str) -> tuple[int, int, int]:
@@ -172,6 +181,13 @@ def _size_bytes(file: IO[bytes]) -> int:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Load an image and turn it as EXIF says."""
+    turn = _UPRIGHT.get(_orientation(image))  # before loading: Pillow turns TIFF upright while it loads
+    image.load()
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdtune.data.images import DEFAULT_ALPHA_COLOR, decode_bytes, read_file
+from sdtune.data.images import DEFAULT_ALPHA_COLOR, decode_alpha, decode_bytes, read_file
 from sdtune.data.index import bytes_digest
 from sdtune.errors import DataError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from sdtune.data.types import ImageRecord, Placement, Size
@@ -31,14 +32,36 @@ def load_pixels(
     Raises:
         DataError: The file is gone, damaged, or not the one that was indexed.
     """
-    data = read_file(record.path)
-    if bytes_digest(data) != record.digest:
-        raise DataError(f"image {record.path} changed since the data set was read", hint="start again")
-    picture = Image.fromarray(decode_bytes(data, record.path, alpha_color))
+    picture = Image.fromarray(decode_bytes(_read_indexed(record), record.path, alpha_color))
     cropped = _resize(picture, placement.resized).crop(_crop_box(placement))
     pixels = np.array(cropped, dtype=np.float32) / np.float32(127.5) - np.float32(1)
     upright = pixels[:, ::-1] if flipped else pixels
     return torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))
+
+
+def load_alpha(
+    record: ImageRecord, placement: Placement, latent_factor: int, *, flipped: bool = False
+) -> NDArray[np.float32]:
+    """Decode an image's alpha channel, placed as its pixels are, then averaged over each latent's square.
+
+    Returns:
+        (h, w) float32 in [0, 255]; 255 where the image has no alpha channel.
+
+    Raises:
+        DataError: As `load_pixels`.
+    """
+    picture = Image.fromarray(decode_alpha(_read_indexed(record), record.path))
+    cropped = _resize(picture, placement.resized).crop(_crop_box(placement)).convert("F")
+    size = (placement.bucket.width // latent_factor, placement.bucket.height // latent_factor)
+    alpha = np.array(cropped.resize(size, Image.Resampling.BOX))
+    return np.ascontiguousarray(alpha[:, ::-1]) if flipped else alpha
+
+
+def _read_indexed(record: ImageRecord) -> bytes:
+    data = read_file(record.path)
+    if bytes_digest(data) != record.digest:
+        raise DataError(f"image {record.path} changed since the data set was read", hint="start again")
+    return data
 
 
 def _resize(picture: Image.Image, size: Size) -> Image.Image:

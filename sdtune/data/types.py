@@ -120,6 +120,7 @@ class Batch:
         weights: (B,) float32 loss weights.
         size: Size of the bucket in px.
         is_regularization: For each sample, whether it shows the class and not the subject.
+        mask: (B, 1, h, w) float32 weight over the picture, of mean 1; None where all of it counts alike.
     """
 
     sample_ids: tuple[str, ...]
@@ -130,3 +131,4 @@ class Batch:
     weights: Tensor
     size: Size
     is_regularization: tuple[bool, ...] = ()
+    mask: Tensor | None = None

@@ -40,6 +40,7 @@ def training_target(
     return eps if prediction == "epsilon" else velocity(schedule, x_0, eps, timesteps)
 
 
-def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Give each sample's mean squared error over C, h, w: (B,) float32."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+def squared_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Give each sample's mean squared error over C, h, w, weighted by a mask (B, 1, h, w): (B,) float32."""
+    error = (prediction.float() - target.float()).square()
+    return (error if mask is None else error * mask).flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""Run a training from a test, as the command line would."""
+"""Run a training or a command from a test, as the command line would."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ def resume_training(plugins: Iterable[object] | Registry, folder: Path, *, stop_
     registry = _registry(plugins)
     run = find_run(str(folder))
     resume(load(registry, run.config), registry, Screen(), run, stop_after=stop_after)
+
+
+def command(plugins: Iterable[object] | Registry, *words: str) -> int:
+    """Run a command line in this process, with no plugins but these, and give its exit code."""
+    from sdtune.cli.main import run
+
+    return run(words, _registry(plugins))
 
 
 def _registry(plugins: Iterable[object] | Registry) -> Registry:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.data.types import Subset
+    from sdtune.data.types import ImageRecord, Subset
     from sdtune.export.artifact import AnyArtifact
     from sdtune.models.base import DiffusionModel, Part
     from sdtune.train.info import RunInfo
@@ -60,11 +60,17 @@ class CombinedMethod(Method[Any]):
         for member in self._members.values():
             yield from member.export(model, run)
 
-    def caption(self, text: str, subset: Subset) -> str:
-        """Let each treat the caption in turn."""
+    def captions(self, text: str, subset: Subset) -> Sequence[str]:
+        """Let each treat the caption in turn: every form that one gives has the forms of the next."""
+        forms: Sequence[str] = (text,)
         for member in self._members.values():
-            text = member.caption(text, subset)
-        return text
+            forms = tuple(dict.fromkeys(form for text in forms for form in member.captions(text, subset)))
+        return forms
+
+    def check(self, images: Sequence[ImageRecord]) -> None:
+        """Let each look at the images."""
+        for member in self._members.values():
+            member.check(images)
 
     def loss_terms(self, out: StepOutput) -> Mapping[str, Tensor]:
         """Join the terms; one that several name, as the diffusion loss, counts once."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from sdtune.config.schema import CoreOptions
     from sdtune.data.types import ImageRecord, Size
@@ -35,6 +36,7 @@ class RunInfo:
         started_at: Unix seconds.
         finished_at: Unix seconds.
         trigger: Words that call what was learned; empty when not known.
+        picture: The newest preview, for pictures of what was learned; None when there is none.
     """
 
     name: str
@@ -55,3 +57,4 @@ class RunInfo:
     trigger: str = ""
     suffix: str = ""
     regularization: tuple[ImageRecord, ...] = ()
+    picture: Path | None = None

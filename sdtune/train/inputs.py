@@ -86,6 +86,7 @@ class InputSource:
             cond=self._conditioning(batch.captions),
             weights=batch.weights.to(device),
             is_regularization=batch.is_regularization,
+            mask=_move(batch.mask, device),
         )
 
     def _conditioning(self, captions: tuple[str, ...]) -> Conditioning | None:
@@ -100,8 +101,9 @@ def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:
         run.options.data,
         run.options.train.seed,
         latents=latents,
-        method_caption=run.method.caption,
         epochs=run.timetable.epochs,
+        method_captions=run.method.captions,
+        latent_factor=run.model.latent_factor,
     )
 
 

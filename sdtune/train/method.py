@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from sdtune.data.types import Subset
+    from sdtune.data.types import ImageRecord, Subset
     from sdtune.export.artifact import AnyArtifact, ArtifactKind
     from sdtune.models.base import DiffusionModel, Part
     from sdtune.train.info import RunInfo
@@ -33,6 +33,7 @@ class ParamGroup:
         lr_scale: Factor on the rate, e.g. for one of two matrices that are multiplied.
         modules: How many layers they act on, for the plan.
         stop: When they stop learning, as `config.rates.Stop`; None: at the end of the run.
+        weight_decay: Decoupled weight decay; None: `train.optimizer.weight_decay`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ParamGroup:
     lr_scale: float = 1.0
     modules: int = 0
     stop: float | str | None = None
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class StepOutput:
     """What one forward gave; everything stays per sample.
 
     Attributes:
-        loss: (B,) float32 mean squared error over C, h, w, before any weight.
+        loss: (B,) float32 mean squared error over C, h, w, weighted over the picture, before any weight of the sample.
         prediction: (B, 4, h, w) the model's answer.
         target: (B, 4, h, w) what it should have been.
         timesteps: (B,) int64.
@@ -85,9 +87,16 @@ class Method(ABC, Generic[C]):
     def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[AnyArtifact]:
         """Give the files of the method, from the parameters as they are now."""
 
-    def caption(self, text: str, subset: Subset) -> str:
-        """Treat a caption; the default leaves it as it is."""
-        return text
+    def captions(self, text: str, subset: Subset) -> Sequence[str]:
+        """Give the forms a caption can take, at least one; each visit draws one. The default leaves it as it is."""
+        return (text,)
+
+    def check(self, images: Sequence[ImageRecord]) -> None:
+        """Refuse images or captions that it cannot learn from, before training; the default takes all.
+
+        Raises:
+            SdtuneError: A child that says what to change.
+        """
 
     def loss_terms(self, out: StepOutput) -> Mapping[str, Tensor]:
         """Split the loss into named terms (B,), which are added; the default is the diffusion loss alone."""

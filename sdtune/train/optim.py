@@ -61,8 +61,16 @@ def build_optimizer(groups: Sequence[ParamGroup], train: TrainOptions) -> Optimi
         ConfigError: The optimizer is not known.
         PlatformError: Its package is not installed.
     """
-    tables = [{"params": list(group.params.values()), "lr": 1.0, "name": group.name} for group in groups]
     options = train.optimizer
+    tables = [
+        {
+            "params": list(group.params.values()),
+            "lr": 1.0,
+            "name": group.name,
+            "weight_decay": options.weight_decay if group.weight_decay is None else group.weight_decay,
+        }
+        for group in groups
+    ]
     common: dict[str, Any] = {"betas": options.betas, "eps": options.eps, "weight_decay": options.weight_decay}
     if options.name == "adamw":
         return torch.optim.AdamW(tables, fused=True, **common)

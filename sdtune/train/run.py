@@ -154,6 +154,8 @@ class Run:
 
     def info(self, step: int, suffix: str) -> RunInfo:
         """Give the facts an exported file tells about the run."""
+        from sdtune.export.sidecar import newest_picture
+
         return RunInfo(
             name=self.name + suffix,
             suffix=suffix,
@@ -173,6 +175,7 @@ class Run:
             started_at=self.started_at,
             finished_at=time.time(),
             trigger=self.trigger(),
+            picture=newest_picture(self.folder.previews),
         )
 
     def trigger(self) -> str:
@@ -236,6 +239,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
     index, placements, missing = read_data(options, model)
     rotations = plan_rotations(index.images, placements, options.regularization.ratio)
     method = load_method(spec, options)
+    method.check(index.instances)
     for part in method.parts():
         model.load(part)
     groups = tuple(method.attach(model, options.train.seed))

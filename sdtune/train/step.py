@@ -32,6 +32,7 @@ class StepInputs:
         cond: The captions' conditioning from the cache.
         weights: (B,) float32.
         is_regularization: For each sample, whether it shows the class and not the subject; empty: none does.
+        mask: (B, 1, h, w) float32 weight over the picture, or None.
     """
 
     pixels: Tensor | None
@@ -44,6 +45,7 @@ class StepInputs:
     cond: Conditioning | None
     weights: Tensor
     is_regularization: tuple[bool, ...] = ()
+    mask: Tensor | None = None
 
 
 class TrainStep(nn.Module):
@@ -61,7 +63,7 @@ class TrainStep(nn.Module):
         x_t = add_noise(self.model.schedule, x_0, inputs.noise, inputs.timesteps)
         prediction = self.model.denoise(x_t, inputs.timesteps, cond)
         target = training_target(self.model.prediction, self.model.schedule, x_0, inputs.noise, inputs.timesteps)
-        loss = squared_error(prediction, target)
+        loss = squared_error(prediction, target, inputs.mask)
         terms = self.method.loss_terms(
             StepOutput(loss=loss, prediction=prediction, target=target, timesteps=inputs.timesteps)
         )

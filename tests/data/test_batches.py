@@ -17,11 +17,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def make(folder, seed=1, method_caption=None, **options):
+def make(folder, seed=1, method_captions=None, **options):
     chosen = DataOptions(path=folder, resolution="64", **options)
     index = build_index(chosen)
     placements = place_images(index.images, chosen)
-    hook = {} if method_caption is None else {"method_caption": method_caption}
+    hook = {} if method_captions is None else {"method_captions": method_captions}
     return BatchBuilder(index, placements, chosen, seed, **hook), index, placements
 
 
@@ -82,7 +82,7 @@ def test_repeats_of_an_image_are_shuffled_apart(folder):
 
 def test_method_treats_the_shuffled_caption_and_a_dropped_one_stays_empty(folder):
     builder, _, _ = make(
-        folder, shuffle_tags=True, caption_dropout=0.5, method_caption=lambda text, subset: f"<{text}|{subset.name}>"
+        folder, shuffle_tags=True, caption_dropout=0.5, method_captions=lambda text, subset: [f"<{text}|{subset.name}>"]
     )
     captions = [builder.caption(Visit(image=0, sample_id=f"x#{n}"), 0) for n in range(100)]
     assert 20 < captions.count("") < 80
@@ -102,3 +102,24 @@ def test_shuffled_captions_are_not_fixed(folder):
 def test_two_runs_differ_by_their_seed(folder):
     first, second = (batches(make(folder, seed=seed, flip=True)) for seed in (1, 2))
     assert not all(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_each_visit_draws_one_of_the_methods_forms(folder):
+    made = make(folder, method_captions=lambda text, subset: [f"one {text}", f"two {text}"])
+    seen = [caption for epoch in range(8) for batch in batches(made, epoch) for caption in batch.captions]
+    assert set(seen) == set(made[0].fixed_captions())
+    assert seen == [caption for epoch in range(8) for batch in batches(made, epoch) for caption in batch.captions]
+
+
+def test_dropped_tags_are_not_fixed(folder):
+    builder, _, _ = make(folder, tag_dropout=0.5, keep_tags=1)
+    assert builder.fixed_captions() is None
+    captions = {builder.caption(Visit(image=0, sample_id=f"x#{n}"), 0) for n in range(50)}
+    assert len(captions) > 5
+    assert all(caption.startswith("zwx dog") for caption in captions)
+
+
+def test_a_batch_has_a_mask_only_when_asked_for(folder):
+    assert batches(make(folder))[0].mask is None
+    batch = batches(make(folder, alpha_weight=True))[0]
+    assert torch.equal(batch.mask, torch.ones(2, 1, batch.size.height // 8, batch.size.width // 8))

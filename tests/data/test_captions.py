@@ -1,6 +1,6 @@
 import pytest
 
-from sdtune.data.captions import drops_caption, is_flipped, shuffle_tags
+from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipped, shuffle_tags
 
 IDS = [f"{number}.png#0" for number in range(2000)]
 
@@ -34,3 +34,20 @@ def test_half_of_the_visits_are_flipped():
 def test_flips_change_with_seed_and_epoch():
     flips = {key: tuple(is_flipped(*key, sample_id) for sample_id in IDS[:64]) for key in ((1, 0), (1, 1), (2, 0))}
     assert len(set(flips.values())) == 3
+
+
+def test_tags_are_dropped_behind_the_kept_ones():
+    left = [drop_tags("zwx, a,b , c", 1, 0.5, 1, 0, sample_id).split(", ") for sample_id in IDS]
+    assert all(tags[0] == "zwx" for tags in left)
+    counts = {tag: sum(tag in tags for tags in left) / len(left) for tag in "abc"}
+    assert counts == pytest.approx({"a": 0.5, "b": 0.5, "c": 0.5}, abs=0.04)
+
+
+def test_no_dropping_leaves_a_caption_as_it_is():
+    assert drop_tags("a,b ,c", 0, 0.0, 1, 0, "x#0") == "a,b ,c"
+
+
+def test_each_form_is_drawn_as_often_and_again_by_the_same_visit():
+    drawn = [choose_form(("a", "b", "c", "d"), 1, 0, sample_id) for sample_id in IDS]
+    assert all(drawn.count(form) / len(drawn) == pytest.approx(0.25, abs=0.03) for form in "abcd")
+    assert drawn == [choose_form(("a", "b", "c", "d"), 1, 0, sample_id) for sample_id in IDS]

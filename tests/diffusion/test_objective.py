@@ -61,3 +61,9 @@ def test_squared_error_stays_per_sample_and_in_float32(draws):
     expected = torch.stack([(a.bfloat16().float() - b).square().mean() for a, b in zip(x_0, eps, strict=True)])
     assert error.dtype == torch.float32
     torch.testing.assert_close(error, expected)
+
+
+def test_a_mask_weights_the_error_over_the_picture(draws):
+    x_0, eps, _ = draws
+    mask = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(squared_error(x_0, eps, mask), ((x_0 - eps).square() * mask).mean((1, 2, 3)))

@@ -114,3 +114,9 @@ def test_clean_process_loads_the_file(artifact, info, tmp_path):
     script = "import sys; from safetensors.numpy import load_file; print(len(load_file(sys.argv[1])))"
     ran = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "4"
+
+
+def test_a_file_made_without_a_run_tells_only_what_the_artifact_tells(artifact, tmp_path):
+    metadata = read_metadata(write_artifact(artifact, None, tmp_path, dtype="fp32"))
+    hashes = {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"}
+    assert metadata.keys() - hashes == artifact.metadata.keys()

@@ -16,6 +16,7 @@ from sdtune.specs import combine
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train
 from sdtune.testing.tiny import tiny_sd1
+from sdtune.train.combine import CombinedMethod
 from sdtune.train.run import check_family
 
 
@@ -142,3 +143,15 @@ def test_a_method_must_say_what_it_exports(plugins):
     spec = MethodSpec(name="silent", summary="", config=WordOptions, factory="toy_words:Silent")
     with pytest.raises(ConfigError, match="does not say what it exports"):
         load_method(spec, SimpleNamespace())
+
+
+def test_every_form_of_one_method_has_the_forms_of_the_next():
+    class Forms(Method):
+        kind = "embedding"
+        attach = export = None
+
+        def captions(self, text, subset):
+            return [text, f"{text}{self.config}"]
+
+    both = CombinedMethod({"a": Forms("1"), "b": Forms("2")})
+    assert both.captions("x", None) == ("x", "x2", "x1", "x12")
