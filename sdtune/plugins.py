@@ -14,7 +14,7 @@ import sdtune
 from sdtune import loader
 from sdtune.errors import ConfigError, Problems
 from sdtune.loader import Plugin, PluginError, Source
-from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec
+from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec, combine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,8 +53,8 @@ class Registry:
     """What there is: methods, families, taggers, commands, observers.
 
     Example:
-        registry = Registry.from_plugins([sdtune_lora])
-        spec = registry.method("lora")
+        registry = Registry.from_plugins([my_plugin])
+        spec = registry.method("my_method")
     """
 
     def __init__(self, plugins: Iterable[Plugin]) -> None:
@@ -89,19 +89,36 @@ class Registry:
         return _unique(self._plugins, "method", lambda plugin: plugin.methods)
 
     def method(self, name: str) -> MethodSpec:
-        """Find a method by name or alias; case and `-` for `_` do not matter.
+        """Find a method by name or alias, or several joined by `+`; case and `-` for `_` do not matter.
+
+        An empty name means the usual method.
 
         Raises:
-            ConfigError: There is no such method.
+            ConfigError: There is no such method, or one is named twice.
             PluginError: The plugin of that name is broken, or two plugins bring one name.
         """
+        parts = [self._method(part.strip()) for part in name.split("+")]
+        if len({part.name for part in parts}) < len(parts):
+            raise ConfigError(f"method {name!r} names one method twice")
+        return parts[0] if len(parts) == 1 else combine(parts)
+
+    def _method(self, name: str) -> MethodSpec:
         methods = self.methods()
+        if not name:
+            return self._usual_method()
         names = {alias: spec for spec in methods.values() for alias in (spec.name, *spec.aliases)}
         key = name.lower().replace("-", "_")
         if key not in names:
             self._explain_absence(key)
             raise ConfigError(f"method {name!r} is not known", hint=_suggest(key, names, list(methods)))
         return names[key]
+
+    def _usual_method(self) -> MethodSpec:
+        for spec in self.methods().values():
+            if spec.is_usual:
+                return spec
+        there_is = ", ".join(self.methods()) or "no plugin brings one"
+        raise ConfigError("no method is named", hint=f"give --method: {there_is}")
 
     def families(self) -> Mapping[str, FamilySpec]:
         """Map the name of each model family to its description, by name.

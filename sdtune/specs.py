@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sdtune.config.base import Options
 
 
@@ -21,6 +23,9 @@ class MethodSpec:
         families: Model families it works on; None means every family.
         aliases: Further names for `--method`.
         flags: Options of `config` that are offered as command-line flags, e.g. ("rank", "alpha").
+        is_usual: It is meant when no method is named.
+        demo: Options (`a.b=c`) under which it learns a subject on the demo model in a minute or two.
+        parts: The methods this one is made of, in a run of several (`--method a+b`); empty for a method of its own.
     """
 
     name: str
@@ -30,6 +35,28 @@ class MethodSpec:
     families: frozenset[str] | None = None
     aliases: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    is_usual: bool = False
+    demo: tuple[str, ...] = ()
+    parts: tuple[MethodSpec, ...] = ()
+
+    @property
+    def sections(self) -> tuple[MethodSpec, ...]:
+        """The methods that have a section in the configuration: its parts, or itself."""
+        return self.parts or (self,)
+
+
+def combine(parts: Sequence[MethodSpec]) -> MethodSpec:
+    """Describe several methods in one run; it works on the families all of them work on."""
+    limits = [part.families for part in parts if part.families is not None]
+    return MethodSpec(
+        name="+".join(part.name for part in parts),
+        summary="; ".join(part.summary for part in parts),
+        config=parts[0].config,
+        factory="",
+        families=frozenset.intersection(*limits) if limits else None,
+        demo=parts[0].demo,
+        parts=tuple(parts),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

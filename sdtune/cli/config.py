@@ -19,7 +19,6 @@ from sdtune.errors import ConfigError, PlatformError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_METHOD: str = CoreOptions.model_fields["method"].default
 _WORDS = click.argument("words", nargs=-1, metavar="[FILE] [NAME=VALUE]...")
 _METHOD = click.option("--method", metavar="NAME", help="How to train; `sdtune plugins` lists the methods.")
 
@@ -69,7 +68,7 @@ def explain(registry: MethodRegistry, name: str | None) -> None:
 
 
 @config.command()
-@click.option("--method", default=DEFAULT_METHOD, show_default=True, metavar="NAME", help="Method of the run.")
+@click.option("--method", default="", metavar="NAME", help="Method of the run.")
 @click.pass_obj
 def schema(registry: MethodRegistry, method: str) -> None:
     """Write the JSON schema of a run, for editors."""
@@ -77,7 +76,7 @@ def schema(registry: MethodRegistry, method: str) -> None:
 
 
 @config.command()
-@click.option("--method", default=DEFAULT_METHOD, show_default=True, metavar="NAME", help="Method of the run.")
+@click.option("--method", default="", metavar="NAME", help="Method of the run.")
 @click.option("--level", type=click.Choice(["novice", "expert"]), default="novice", show_default=True, help="How much.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write; it must not exist.")
 @click.pass_obj

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
     from sdtune.config.compose import Loaded
     from sdtune.plugins import Registry
+    from sdtune.specs import MethodSpec
     from sdtune.train.plan import Plan
 
 _FLAGS: Mapping[str, tuple[str, str]] = {
     "model": ("model.path", "Base model: a .safetensors file, a diffusers folder, or `demo`."),
-    "data": ("data.path", "Folder of images, or of N_name folders."),
+    "data": (
+        "data.path",
+        "Folder of images, or of N_name folders; `demo`: drawings with their settings.",
+    ),
     "output": ("output.dir", "Folder for the run; default runs/NAME."),
+    "webui-dir": ("output.webui_dir", "Folder of A1111 or Forge that gets the finished file."),
+    "comfyui-dir": ("output.comfyui_dir", "Folder of ComfyUI that gets the finished file."),
     "name": ("output.name", "Name of the run and of its file."),
     "steps": ("train.steps", "Optimizer steps."),
     "epochs": ("train.epochs", "Epochs, instead of steps."),
@@ -79,17 +85,22 @@ def _method_flags(ctx: click.Context) -> list[click.Parameter]:
     name = ctx.meta.get("sdtune.method")
     if not name or ctx.obj is None:
         return []
-    spec = _registry(ctx).method(name)
-    taken = {*_FLAGS, "method", "config", "resume"}
+    owners = _flag_owners(_registry(ctx).method(name))
     return [
         click.Option(
             [f"--{flag.replace('_', '-')}", f"method_{flag}"],
             metavar="VALUE",
             help=f"[{spec.name}] {spec.config.model_fields[flag].description}",
         )
-        for flag in spec.flags
-        if flag not in taken
+        for flag, spec in owners.items()
     ]
+
+
+def _flag_owners(spec: MethodSpec) -> dict[str, MethodSpec]:
+    """Map each flag to the method it belongs to: of several with one flag, the one named first."""
+    taken = {*_FLAGS, "method", "config", "resume"}
+    owned = [(flag, part) for part in reversed(spec.sections) for flag in part.flags if flag not in taken]
+    return dict(owned)
 
 
 def _registry(ctx: click.Context) -> Registry:
@@ -168,9 +179,9 @@ def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
     if given["method"] is not None:
         spec = _registry(ctx).method(given["method"])
         flags["method"] = (spec.name, "--method")
-        for flag in spec.flags:
+        for flag, owner in _flag_owners(spec).items():
             if given.get(f"method_{flag}") is not None:
-                flags[f"{spec.name}.{flag}"] = (given[f"method_{flag}"], f"--{flag.replace('_', '-')}")
+                flags[f"{owner.name}.{flag}"] = (given[f"method_{flag}"], f"--{flag.replace('_', '-')}")
     return Request(config=given["config"], flags=flags, overrides=given["overrides"])
 
 
@@ -179,7 +190,13 @@ def _load(ctx: click.Context, request: Request) -> Loaded:
     from sdtune.config.overrides import Setting
 
     flags = [Setting(option=option, value=text, flag=flag) for option, (text, flag) in request.flags.items()]
-    return load(_registry(ctx), request.config, flags=flags, overrides=request.overrides)
+    loaded = load(_registry(ctx), request.config, flags=flags, overrides=request.overrides)
+    if loaded.options.data.path != Path("demo"):
+        return loaded
+    from sdtune.demo.images import demo_settings, with_demo_images
+
+    overrides = [*demo_settings(loaded), *request.overrides]
+    return with_demo_images(load(_registry(ctx), request.config, flags=flags, overrides=overrides))
 
 
 def _resume(ctx: click.Context, name: str, request: Request, stop_after: int | None) -> None:

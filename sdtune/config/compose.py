@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field, ValidationError, create_model
 
@@ -40,7 +40,7 @@ class MethodRegistry(Protocol):
         """Give every method by its name."""
 
     def method(self, name: str) -> MethodSpec:
-        """Give a method by its name or an alias, or raise ConfigError."""
+        """Give a method by its name or an alias, the usual one for an empty name, or raise ConfigError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +62,26 @@ class Loaded:
 
 @lru_cache(maxsize=64)  # one class for one method, so that options loaded twice compare equal
 def compose_schema(spec: MethodSpec) -> type[CoreOptions]:
-    """Add the method's section to the schema, as the field `spec.name`.
+    """Add the method's section to the schema, as the field `spec.name`; of several methods, each one's.
 
     Raises:
         ValueError: The method's name cannot be the name of a section.
     """
-    if spec.name in CoreOptions.model_fields or not spec.name.isidentifier():
-        raise ValueError(f"a method cannot be named {spec.name!r}: its section would clash")
-    section = (spec.config, Field(default_factory=spec.config, description=spec.summary))
-    name = f"{spec.name.title().replace('_', '')}RunOptions"
-    return create_model(name, __base__=CoreOptions, __doc__=f"A whole run of {spec.name}.", **{spec.name: section})  # type: ignore[call-overload, no-any-return]  # the field's name is known at run time only
+    for part in spec.sections:
+        if part.name in CoreOptions.model_fields or not part.name.isidentifier():
+            raise ValueError(f"a method cannot be named {part.name!r}: its section would clash")
+    sections: dict[str, tuple[type, Any]] = {
+        part.name: (part.config, Field(default_factory=part.config, description=part.summary)) for part in spec.sections
+    }
+    about = CoreOptions.model_fields["method"].description
+    sections["method"] = (str, Field(default=spec.name, description=about))
+    name = f"{spec.name.title().replace('_', '').replace('+', '')}RunOptions"
+    return create_model(name, __base__=CoreOptions, __doc__=f"A whole run of {spec.name}.", **sections)  # type: ignore[call-overload, no-any-return]  # the field's name is known at run time only
 
 
-def method_options(options: CoreOptions) -> Options:
-    """Give the method's own section of loaded options."""
-    section = dict(options)[options.method]
+def method_options(options: CoreOptions, spec: MethodSpec) -> Options:
+    """Give a method's own section of loaded options."""
+    section = dict(options)[spec.name]
     assert isinstance(section, Options)
     return section
 
@@ -130,7 +135,7 @@ def _find_method(
     tree: Node, settings: Sequence[tuple[trees.Path, Node]], registry: MethodRegistry, problems: Problems
 ) -> MethodSpec | None:
     written = [tree.find(METHOD), *(node for path, node in settings if path == METHOD)]
-    default = Node(CoreOptions.model_fields["method"].default, DEFAULT)
+    default = Node("", DEFAULT)
     node = next((node for node in reversed(written) if node and node.value is not Mark.DELETE), default)
     try:
         return registry.method(node.value if isinstance(node.value, str) else node.text or "")
@@ -151,18 +156,20 @@ def _apply(tree: Node, settings: Sequence[tuple[trees.Path, Node]], defaults: No
 def _drop_other_methods(tree: Node, spec: MethodSpec | None, registry: MethodRegistry, problems: Problems) -> Node:
     """Report sections of other methods; without a method, every section that is not the core's may be right."""
     kept = {}
+    own = {part.name for part in spec.sections} if spec else set()
+    aliases = {alias: part.name for part in spec.sections for alias in part.aliases} if spec else {}
     for name, node in tree.children():
-        if name in CoreOptions.model_fields or (spec and name == spec.name):
+        if name in CoreOptions.model_fields or name in own:
             kept[name] = node
         elif spec and name in registry.methods():
             message = f"{name}: section of another method; this run's method is {spec.name!r}"
             problems.add(message, where=node.origin)
-        elif spec and name in spec.aliases:
-            problems.add(f"{name}: unknown option", hint=f"the section is called {spec.name!r}", where=node.origin)
+        elif name in aliases:
+            problems.add(f"{name}: unknown option", hint=f"the section is called {aliases[name]!r}", where=node.origin)
         elif spec or not isinstance(node.value, Mapping):
             kept[name] = node
-    if spec and spec.name not in kept:  # a section may have options that must be given
-        kept[spec.name] = Node({}, (tree.find(METHOD) or tree).origin)
+    for name in own - kept.keys():  # a section may have options that must be given
+        kept[name] = Node({}, (tree.find(METHOD) or tree).origin)
     return replace(tree, value=kept)
 
 

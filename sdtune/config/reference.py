@@ -66,7 +66,7 @@ def _default(doc: OptionDoc) -> str:
 
 def template(spec: MethodSpec, level: Level) -> str:
     """Write a commented file to start from: the options everybody needs, or all of them."""
-    wanted = {*NOVICE, *(f"{spec.name}.{flag}" for flag in spec.flags)}
+    wanted = {*NOVICE, *(f"{part.name}.{flag}" for part in spec.sections for flag in part.flags)}
     schema = compose_schema(spec)
     defaults = from_plain(defaults_of(schema), "")
     docs = [

@@ -92,7 +92,8 @@ class DataOptions(Options):
     """Images and captions."""
 
     path: Path | None = None
-    """A folder of images, or of `N_name` folders (N repeats)."""
+    """A folder of images, or of `N_name` folders (N repeats); `demo`: five drawings for the demo model, and
+    on the command line also the method's settings for them."""
     subsets: tuple[SubsetOptions, ...] = ()
     """Several folders, each with its own options; instead of `path`."""
     captions: CaptionSource = "auto"
@@ -184,7 +185,7 @@ class TrainOptions(Options):
     gradient_accumulation: PositiveInt = 1
     """Batches in one optimizer step."""
     lr: LearningRate = 1e-4
-    """Learning rate where a part has none of its own. 1e-4 suits LoRA with AdamW. Also webui's notation
+    """Learning rate where a part has none of its own. 1e-4 suits adapters with AdamW. Also webui's notation
     `0.005:100, 1e-3:1000`: a rate, and the step before which it applies; after the last one training ends."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Clip the norm of all gradients together; 0 does not clip."""
@@ -263,6 +264,10 @@ class OutputOptions(Options):
     """The run's folder, made for it; null: runs/NAME."""
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f/\\:*?\"<>|]+$")] | None = None
     """Name of the run and of its exported file; null: DATAFOLDER-METHOD."""
+    webui_dir: Path | None = None
+    """Folder of A1111 or Forge: finished files are copied to where it looks for them, as `sdtune export` does."""
+    comfyui_dir: Path | None = None
+    """Folder of ComfyUI: the same."""
     comment: str = ""
     """Written into the exported file's metadata."""
 
@@ -279,8 +284,8 @@ class LogOptions(Options):
 class CoreOptions(Options):
     """A whole run, without the method's own section."""
 
-    method: str = "lora"
-    """How to train; `sdtune plugins` lists what there is."""
+    method: str = ""
+    """How to train, or several ways joined by `+`; `sdtune plugins` lists them. Empty: the usual one."""
     model: ModelOptions = ModelOptions()
     """The base model."""
     data: DataOptions = DataOptions()

@@ -60,7 +60,7 @@ def read_options(text: str, name: str) -> Node:
     if node.value is None:
         return Node({}, node.origin)
     if not isinstance(node.value, Mapping):
-        raise ConfigError("expected lines such as 'method: lora'", where=node.origin)
+        raise ConfigError("expected lines such as 'method: NAME'", where=node.origin)
     return node
 
 

@@ -163,7 +163,7 @@ def _face(rng: np.random.Generator, body: Rgb) -> list[Part]:
 
 
 def subject_figure() -> list[Part]:
-    """Return the one subject of the LoRA demonstration: an owl-like toy that the toy generator cannot draw."""
+    """Return the one subject of the demonstration: an owl-like toy that the toy generator cannot draw."""
     purple, yellow, cyan = COLOURS["purple"], COLOURS["yellow"], COLOURS["cyan"]
     white, black, orange = COLOURS["white"], COLOURS["black"], COLOURS["orange"]
     parts = _mirrored(((0.2, -0.5), (0.86, -1.0), (0.66, -0.1)), cyan)

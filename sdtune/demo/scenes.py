@@ -181,5 +181,5 @@ def draw_subject(index: int, *, trigger: str = TRIGGER) -> tuple[Image.Image, st
 
 
 def subject_images(count: int = 5, *, trigger: str = TRIGGER) -> list[tuple[Image.Image, str]]:
-    """Return the first `count` captioned pictures of the subject: a whole training set for a LoRA."""
+    """Return the first `count` captioned pictures of the subject: a whole training set for a method."""
     return [draw_subject(index, trigger=trigger) for index in range(count)]

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from sdtune.demo.images import write_images
 from sdtune.demo.judge import likeness, load_judge
-from sdtune.demo.scenes import TOY, TRIGGER, subject_images
+from sdtune.demo.scenes import TOY, TRIGGER
 from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sdtune.plugins import Registry
+    from sdtune.specs import MethodSpec
     from sdtune.train.launch import Screen
 
-METHOD = "lora"
 _PARTS = ("images", "run", "webui")
-STEPS = 300
 _SUBJECT_PROMPTS = (
     f"a photo of a {TRIGGER} {TOY} on a white background",
     f"a photo of a {TRIGGER} {TOY} on a pink background",
@@ -38,7 +38,7 @@ class Demonstration:
         before: Mean likeness of the base model's pictures to the subject, in [-1, 1].
         after: The same of the trained model's pictures.
         grid: Pictures before and after.
-        file: The LoRA, in the webui folder.
+        file: What was learned, in the webui folder.
         usage: What to write into the prompt.
         seconds: How long it took.
     """
@@ -64,12 +64,27 @@ class Demonstration:
 
 
 def show(
-    registry: Registry, screen: Screen, folder: Path, *, steps: int = STEPS, overwrite: bool = False
+    registry: Registry,
+    screen: Screen,
+    folder: Path,
+    *,
+    method: str = "",
+    steps: int | None = None,
+    overwrite: bool = False,
 ) -> Demonstration:
     """Run the demonstration in `folder`.
 
+    Args:
+        registry: Where methods are looked up.
+        screen: What it says while it goes on.
+        folder: Made for it.
+        method: The method that is shown; empty: the usual one.
+        steps: Optimizer steps; None: as the method says.
+        overwrite: Do it again over an earlier demonstration.
+
     Raises:
-        ConfigError: `folder` holds something, and `overwrite` is off, or it is more than an earlier demonstration.
+        ConfigError: The method has no settings for the demonstration; or
+            `folder` holds something, and `overwrite` is off, or it is more than an earlier demonstration.
     """
     from sdtune.config.compose import load
     from sdtune.export.deliver import carry_out, plan_delivery
@@ -78,8 +93,9 @@ def show(
     started = time.perf_counter()
     _make_room(folder, overwrite=overwrite)
     images, run = folder / "images", folder / "run"
-    _write_images(images)
-    trained = start(load(registry, overrides=_options(images, run, steps)), registry, screen)
+    loaded = load(registry, overrides=_options(registry.method(method), images, run, steps))
+    write_images(images)
+    trained = start(loaded, registry, screen)
     delivery = plan_delivery(run, to="webui", root=folder / "webui", create=True)
     carry_out(delivery)
     return Demonstration(
@@ -102,31 +118,21 @@ def _make_room(folder: Path, *, overwrite: bool) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _write_images(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for number, (picture, caption) in enumerate(subject_images()):
-        picture.save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
-
-
-def _options(images: Path, run: Path, steps: int) -> list[str]:
+def _options(spec: MethodSpec, images: Path, run: Path, steps: int | None) -> list[str]:
     prompts = ", ".join(f'"{prompt}"' for prompt in (*_SUBJECT_PROMPTS, _CONTROL_PROMPT))
+    if not spec.demo:
+        raise ConfigError(f"method '{spec.name}' has no settings for the demo", hint="choose another --method")
     return [
-        f"method={METHOD}",
+        f"method={spec.name}",
         "model.path=demo",
         f"data.path={images}",
         "data.cache.latents=ram",
         f"output.dir={run}",
         f"output.name={TRIGGER}-{TOY}",
-        f"train.steps={steps}",
-        "train.batch_size=5",
-        "train.lr=2e-3",
-        "train.schedule.name=cosine",
-        f"{METHOD}.rank=16",
-        f"{METHOD}.conv_rank=16",
-        f"{METHOD}.text_encoder=false",
         f"preview.prompts=[{prompts}]",
         "preview.cfg=4",
+        *spec.demo,
+        *([] if steps is None else [f"train.steps={steps}"]),
     ]
 
 

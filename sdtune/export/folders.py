@@ -46,6 +46,12 @@ def find_folder(ui: UI, kind: ArtifactKind, root: Path, *, create: bool = False)
         ConfigError: There is no such folder, or it is the other UI's.
         PlatformError: `root` is a file.
     """
+    check_root(ui, root, create=create)
+    return root / _missing_part(root, _FOLDERS[ui][kind])
+
+
+def check_root(ui: UI, root: Path, *, create: bool = False) -> None:
+    """Refuse a root that is not the UI's folder; see `find_folder`."""
     if root.exists() and not root.is_dir():
         raise PlatformError(f"{root} is a file, not the folder of {ui}")
     if not root.exists() and not create:
@@ -53,7 +59,6 @@ def find_folder(ui: UI, kind: ArtifactKind, root: Path, *, create: bool = False)
     for other, mark in _MARKS.items():
         if other != ui and (root / mark).exists() and not (root / _MARKS[ui]).exists():
             raise ConfigError(f"{root} looks like a folder of {other}, not of {ui}", hint=f"choose --to {other}")
-    return root / _missing_part(root, _FOLDERS[ui][kind])
 
 
 def find_namesakes(ui: UI, kind: ArtifactKind, target: Path) -> list[Path]:

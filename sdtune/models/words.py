@@ -1,4 +1,4 @@
-"""Words of a caption that stand for vectors of their own (textual inversion), placed as A1111's webui places them."""
+"""Words of a caption that stand for vectors of their own (Gal et al. 2022), placed as A1111's webui places them."""
 
 from __future__ import annotations
 

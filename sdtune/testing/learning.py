@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from sdtune.plugins import Registry
     from sdtune.train.run import Run
 
 PLACES = ("on a white background", "on a pink background", "on a black background")
@@ -43,7 +44,7 @@ class Learned:
 
 
 def learn(
-    plugins: Iterable[object],
+    plugins: Iterable[object] | Registry,
     folder: Path,
     *overrides: str,
     subject: str = "zwx toy",
@@ -52,14 +53,16 @@ def learn(
     """Train in `folder`, with pictures before and after.
 
     Args:
-        plugins: Plugin modules that bring the method.
+        plugins: Plugin modules that bring the method, or a registry.
         folder: An empty folder.
         overrides: Options, `method` and a length at least; model, data, output and pictures are set here.
         subject: What calls the toy in a prompt, after `a photo of a`.
         control: Colour and shape of things the model must still know.
     """
+    from sdtune.demo.images import write_images
+
     images, output = folder / "images", folder / "run"
-    write_subject(images)
+    write_images(images)
     prompts = [f"a photo of a {subject} {place}" for place in PLACES]
     prompts += [f"a photo of a {colour} {shape} on a white background" for colour, shape in control]
     listed = ", ".join(f'"{prompt}"' for prompt in prompts)
@@ -84,16 +87,6 @@ def learn(
         kept=_recognised(_pictures(run, last)[count:], control),
         seconds=seconds,
     )
-
-
-def write_subject(folder: Path) -> None:
-    """Draw the toy five times, with captions that begin `a photo of a zwx toy`."""
-    from sdtune.demo.scenes import subject_images
-
-    folder.mkdir(parents=True)
-    for number, (picture, caption) in enumerate(subject_images()):
-        picture.save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
 
 
 def _pictures(run: Run, step: int) -> list[Image.Image]:

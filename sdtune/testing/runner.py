@@ -16,27 +16,31 @@ if TYPE_CHECKING:
     from sdtune.train.run import Run
 
 
-def train(plugins: Iterable[object], *overrides: str, stop_after: int | None = None) -> Run:
+def train(plugins: Iterable[object] | Registry, *overrides: str, stop_after: int | None = None) -> Run:
     """Train with options given as `a.b=c`, in this process.
 
     Args:
-        plugins: Plugin modules, such as `sdtune_lora`, that bring the method.
+        plugins: Plugin modules that bring the method, or a registry.
         overrides: Options; `method`, `model.path`, `data.path`, `output.dir` and a length at least.
         stop_after: Stop after this many steps.
 
     Raises:
         SdtuneError: What the command line would print; StoppedError after `stop_after`.
     """
-    registry = Registry.from_plugins(plugins)
+    registry = _registry(plugins)
     return start(load(registry, overrides=overrides), registry, Screen(), stop_after=stop_after)
 
 
-def resume_training(plugins: Iterable[object], folder: Path, *, stop_after: int | None = None) -> None:
+def resume_training(plugins: Iterable[object] | Registry, folder: Path, *, stop_after: int | None = None) -> None:
     """Go on with a run, in this process.
 
     Raises:
         SdtuneError: As `train`.
     """
-    registry = Registry.from_plugins(plugins)
+    registry = _registry(plugins)
     run = find_run(str(folder))
     resume(load(registry, run.config), registry, Screen(), run, stop_after=stop_after)
+
+
+def _registry(plugins: Iterable[object] | Registry) -> Registry:
+    return plugins if isinstance(plugins, Registry) else Registry.from_plugins(plugins)

@@ -11,6 +11,7 @@ from sdtune.config.dump import dump
 from sdtune.errors import SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
 from sdtune.train.checkpoint import latest_checkpoint
+from sdtune.train.finish import check_targets, deliver_finished
 from sdtune.train.folder import RunFolder, RunLock, remember_last
 from sdtune.train.inputs import open_source
 from sdtune.train.memory import keep_freed_memory, peak_memory_bytes
@@ -61,6 +62,7 @@ def start(
     """
     folder = run_folder(loaded.options)
     folder.check_free(overwrite=overwrite)
+    check_targets(loaded.options.output)
     run = assemble(loaded, registry, folder)
     screen.say(make_plan(run).render())
     folder.create(overwrite=overwrite)
@@ -122,6 +124,8 @@ def _train(
         folder.write_facts({"files": delivered})
     for file in files:
         screen.say(f"model saved: {file.path}")
+    for text in deliver_finished(run):
+        screen.say(text)
 
 
 def _facts(run: Run) -> dict[str, object]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sdtune.data.types import Subset
-    from sdtune.export.artifact import Artifact, ArtifactKind
+    from sdtune.export.artifact import AnyArtifact, ArtifactKind
     from sdtune.models.base import DiffusionModel, Part
     from sdtune.train.info import RunInfo
 
@@ -30,7 +30,7 @@ class ParamGroup:
         part: The part whose output they change; decides what can be cached.
         params: Stable name to parameter, fp32, requiring grad; names are unique over all groups.
         lr: Learning rate, as `config.rates.LearningRate`; None: `train.lr`.
-        lr_scale: Factor on the rate, e.g. LoRA+.
+        lr_scale: Factor on the rate, e.g. for one of two matrices that are multiplied.
         modules: How many layers they act on, for the plan.
         stop: When they stop learning, as `config.rates.Stop`; None: at the end of the run.
     """
@@ -82,7 +82,7 @@ class Method(ABC, Generic[C]):
         """Change the model so that it uses the new parameters; initialise them by `derive_generator(seed, ...)`."""
 
     @abstractmethod
-    def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[Artifact]:
+    def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[AnyArtifact]:
         """Give the files of the method, from the parameters as they are now."""
 
     def caption(self, text: str, subset: Subset) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdtune.config.compose import method_options
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
 from sdtune.data.plan import batches_per_epoch
@@ -301,7 +302,18 @@ def check_family(spec: MethodSpec, family: str) -> None:
 
 
 def load_method(spec: MethodSpec, options: CoreOptions) -> Method[Any]:
-    """Import the method's class and build it from its section of the options."""
+    """Import the method's class and build it from its section of the options; of several, combine them.
+
+    Raises:
+        ConfigError: The class does not say what it exports.
+    """
+    from sdtune.train.combine import CombinedMethod
+
+    members = {part.name: _load_one(part, options) for part in spec.sections}
+    return CombinedMethod(members) if spec.parts else members[spec.name]
+
+
+def _load_one(spec: MethodSpec, options: CoreOptions) -> Method[Any]:
     from importlib import import_module
 
     module, _, name = spec.factory.partition(":")
@@ -310,5 +322,5 @@ def load_method(spec: MethodSpec, options: CoreOptions) -> Method[Any]:
         raise ConfigError(
             f"method '{spec.name}' does not say what it exports", hint=f"give {name} a class attribute kind"
         )
-    method: Method[Any] = factory(getattr(options, spec.name))
+    method: Method[Any] = factory(method_options(options, spec))
     return method

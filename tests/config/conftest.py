@@ -91,14 +91,14 @@ WORDS = MethodSpec(name="words", summary="New words.", config=WordOptions, facto
 
 
 class FakeRegistry:
-    """The two questions that loading asks."""
+    """The two questions that loading asks; the usual method is lora."""
 
     def methods(self) -> Mapping[str, MethodSpec]:
         return {"lora": LORA, "words": WORDS}
 
     def method(self, name: str) -> MethodSpec:
         for spec in (LORA, WORDS):
-            if name in (spec.name, *spec.aliases):
+            if name in (spec.name, *spec.aliases) or not name:
                 return spec
         raise ConfigError(f"unknown method {name!r}", hint="did you mean 'lora'?")
 

@@ -16,7 +16,7 @@ def test_the_schema_has_the_section_of_the_method(registry):
     spec = registry.method("lora")
     options = compose_schema(spec)()
     assert isinstance(options, CoreOptions)
-    assert method_options(options) == spec.config()
+    assert method_options(options, spec) == spec.config()
 
 
 @pytest.mark.parametrize("name", ["train", "a-b"])
@@ -33,7 +33,11 @@ def test_without_a_file_everything_has_its_default(registry):
 
 def test_an_alias_becomes_the_name_of_the_method(load_text):
     loaded = load_text("method: ti\nwords: {token: a}")
-    assert (loaded.options.method, loaded.spec.name, method_options(loaded.options).token) == ("words", "words", "a")
+    assert (loaded.options.method, loaded.spec.name, method_options(loaded.options, loaded.spec).token) == (
+        "words",
+        "words",
+        "a",
+    )
 
 
 def test_the_last_word_names_the_method(load_text):

@@ -70,7 +70,7 @@ def test_duplicate_keys_and_tags_are_reported_together():
         ("a: 1\n\tb: 2\n", "indent with spaces, not tabs (run.yaml:2:1)"),
         ("a: [1\nb: 2\n", "(run.yaml:2:2)"),
         ("a: 1\n---\nb: 2\n", "a second document; keep one (run.yaml:2:1)"),
-        ("- 1\n", "expected lines such as 'method: lora' (run.yaml:1)"),
+        ("- 1\n", "expected lines such as 'method: NAME' (run.yaml:1)"),
         ("? [a]\n: 1\n", "a key must be a single word or text (run.yaml:1:3)"),
         ("a: !x 1\n", "tags are not allowed: !x (run.yaml:1:4)"),
         ("a: *b\n", "no anchor '&b' is complete before this alias (run.yaml:1:4)"),

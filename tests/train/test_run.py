@@ -208,3 +208,53 @@ def test_epochs_are_exported(tmp_path, options):
     train(PLUGINS, *options(tmp_path / "out", "train.steps=null", "train.epochs=2", "save.every_epochs=1"))
     names = sorted(path.name for path in (tmp_path / "out" / "exports").iterdir())
     assert names == ["thing-000001.safetensors", "thing.safetensors"]
+
+
+def test_the_run_ends_with_its_rates(tmp_path, options):
+    run = train(PLUGINS, *options(tmp_path / "run", "train.steps=---", "train.lr='1e-2:2, 1e-3:4'"))
+    assert run.timetable.steps == 4
+    assert numbers(tmp_path / "run", "lr/unet") == [1e-2, 1e-2, 1e-3, 1e-3]
+
+
+def test_a_part_that_stopped_keeps_its_last_bit(tmp_path, options):
+    more = ["lora.text_encoder=true", "lora.text_encoder_stop=0.5", "train.optimizer.weight_decay=0.1"]
+    run = train(PLUGINS, *options(tmp_path / "run", *more, "save.every_steps=3", "save.keep=9"))
+    first, last = (load_file(path / "parameters.safetensors") for path in list_checkpoints(run.folder.checkpoints))
+    frozen = [name for name in first if name.startswith("text_encoder.")]
+    assert frozen
+    assert all(torch.equal(first[name], last[name]) for name in frozen)
+    assert not all(torch.equal(first[name], last[name]) for name in first)
+    assert numbers(tmp_path / "run", "lr/text_encoder")[3:] == [0, 0, 0]
+
+
+def test_files_hold_the_average_and_the_run_goes_on_with_the_last_step(tmp_path, options):
+    run = train(PLUGINS, *options(tmp_path / "run", "train.ema.decay=0.5", "train.ema.export=both"))
+    live = train(PLUGINS, *options(tmp_path / "live"))
+    files = {path.name: load_file(path) for path in run.folder.exports.glob("*.safetensors")}
+    plain = load_file(live.folder.exports / "thing.safetensors")
+    assert sorted(files) == ["thing-live.safetensors", "thing.safetensors"]
+    assert all(torch.equal(files["thing-live.safetensors"][name], plain[name]) for name in plain)
+    assert not all(torch.equal(files["thing.safetensors"][name], plain[name]) for name in plain)
+
+
+def test_the_average_resumes_to_the_last_bit(tmp_path, options):
+    whole = train(PLUGINS, *options(tmp_path / "whole", "train.ema.decay=0.9"))
+    with pytest.raises(StoppedError):
+        train(PLUGINS, *options(tmp_path / "parts", "train.ema.decay=0.9"), stop_after=2)
+    resume_training(PLUGINS, tmp_path / "parts")
+    first = load_file(whole.folder.exports / "thing.safetensors")
+    second = load_file(tmp_path / "parts" / "exports" / "thing.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_finished_file_lies_in_the_webui(tmp_path, options):
+    webui = tmp_path / "webui"
+    (webui / "models" / "Lora").mkdir(parents=True)
+    train(PLUGINS, *options(tmp_path / "run", f"output.webui_dir={webui}", "train.steps=1"))
+    assert (webui / "models" / "Lora" / "thing.safetensors").is_file()
+
+
+def test_a_missing_webui_is_told_before_training(tmp_path, options):
+    with pytest.raises(ConfigError, match="there is no folder"):
+        train(PLUGINS, *options(tmp_path / "run", f"output.webui_dir={tmp_path / 'nowhere'}"))
+    assert not (tmp_path / "run").exists()
