@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune.config.base import Options
 from sdtune.config.rates import LearningRate, Stop
+from sdtune.config.schema import ModelOptions
 from sdtune.config.targets import TargetRule
 from sdtune.errors import ConfigError, DataError, ModelError, Problem, Problems, SdtuneError
 from sdtune.hookspecs import hookimpl
@@ -14,10 +15,12 @@ from sdtune.randomness import derive_generator, derive_seed
 from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec
 
 if TYPE_CHECKING:
-    from sdtune.adapters import Adapter, attach_adapters, detach_adapters, match_targets, merge_adapters
+    from sdtune.adapters import Adapter, Wrapper, attach_adapters, detach_adapters, match_targets, merge_adapters
     from sdtune.data.types import ImageRecord, Subset
-    from sdtune.export.artifact import Artifact
+    from sdtune.export.artifact import AnyArtifact, Artifact, BytesArtifact, FolderArtifact, PickledArtifact
+    from sdtune.export.writer import write_artifact
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
+    from sdtune.models.open import open_model
     from sdtune.train.info import RunInfo
     from sdtune.train.method import Method, ParamGroup, StepOutput
     from sdtune.train.observers import Observer, StepReport
@@ -25,14 +28,18 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Adapter": "sdtune.adapters",
+    "AnyArtifact": "sdtune.export.artifact",
     "Artifact": "sdtune.export.artifact",
+    "BytesArtifact": "sdtune.export.artifact",
     "Conditioning": "sdtune.models.base",
     "DiffusionModel": "sdtune.models.base",
+    "FolderArtifact": "sdtune.export.artifact",
     "ImageRecord": "sdtune.data.types",
     "Method": "sdtune.train.method",
     "Observer": "sdtune.train.observers",
     "ParamGroup": "sdtune.train.method",
     "Part": "sdtune.models.base",
+    "PickledArtifact": "sdtune.export.artifact",
     "Posterior": "sdtune.models.base",
     "Run": "sdtune.train.run",
     "RunInfo": "sdtune.train.info",
@@ -40,29 +47,37 @@ _LAZY = {
     "StepReport": "sdtune.train.observers",
     "Subset": "sdtune.data.types",
     "Target": "sdtune.models.base",
+    "Wrapper": "sdtune.adapters",
     "attach_adapters": "sdtune.adapters",
     "detach_adapters": "sdtune.adapters",
     "match_targets": "sdtune.adapters",
     "merge_adapters": "sdtune.adapters",
+    "open_model": "sdtune.models.open",
+    "write_artifact": "sdtune.export.writer",
 }
 
 __all__ = [
     "Adapter",
+    "AnyArtifact",
     "Artifact",
+    "BytesArtifact",
     "Conditioning",
     "ConfigError",
     "DataError",
     "DiffusionModel",
     "FamilySpec",
+    "FolderArtifact",
     "ImageRecord",
     "LearningRate",
     "Method",
     "MethodSpec",
     "ModelError",
+    "ModelOptions",
     "Observer",
     "Options",
     "ParamGroup",
     "Part",
+    "PickledArtifact",
     "Posterior",
     "Problem",
     "Problems",
@@ -76,6 +91,7 @@ __all__ = [
     "TaggerSpec",
     "Target",
     "TargetRule",
+    "Wrapper",
     "attach_adapters",
     "derive_generator",
     "derive_seed",
@@ -83,6 +99,8 @@ __all__ = [
     "hookimpl",
     "match_targets",
     "merge_adapters",
+    "open_model",
+    "write_artifact",
 ]
 
 

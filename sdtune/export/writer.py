@@ -30,7 +30,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def write_artifact(
     artifact: AnyArtifact,
-    info: RunInfo,
+    info: RunInfo | None,
     folder: Path,
     *,
     dtype: Precision,
@@ -41,7 +41,7 @@ def write_artifact(
 
     Args:
         artifact: What to write.
-        info: Facts of the run, for the metadata; its dates, never the clock's.
+        info: Facts of the run, for the metadata; its dates, never the clock's. None: the file was made without a run.
         folder: Made when it is missing.
         dtype: What floating tensors are cast to, except `artifact.keep_dtype`.
         overwrite: Replace a file of that name.
@@ -55,7 +55,8 @@ def write_artifact(
     match artifact:
         case Artifact():
             tensors = dict(_cast_all(artifact.tensors, dtype, artifact.keep_dtype))
-            metadata = _with_hashes(tensors, build_metadata(artifact, info, with_captions=with_captions))
+            metadata = build_metadata(artifact, info, with_captions=with_captions) if info else artifact.metadata
+            metadata = _with_hashes(tensors, metadata)
             path = folder / f"{artifact.stem}.safetensors"
             _write_tensors(path, tensors, metadata, overwrite=overwrite)
         case PickledArtifact():
