@@ -32,7 +32,7 @@ class Wrapper(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         if not isinstance(base, nn.Linear | nn.Conv2d | Wrapper):
-            raise TypeError(f"a Linear or a Conv2d can be wrapped, not a {type(base).__name__}")
+            raise TypeError(f"an adapter acts on a Linear or a Conv2d, not on {type(base).__name__}")
         self.base = base
 
     @property
