@@ -12,6 +12,7 @@ from sdtune_hypernetwork.config import Initialisation
 if TYPE_CHECKING:
     from sdtune_hypernetwork.config import HypernetworkOptions
 
+_NOT_IN_NAMES = '/\\:*?"<>|'
 SD1_SIZES = "768,320,640,1280"
 INITIALISATIONS = get_args(Initialisation)
 
@@ -35,11 +36,13 @@ def hypernet() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 def create(*, name: str, seed: int, output: Path, overwrite: bool, **given: Any) -> None:
     """Write the hypernetwork NAME.pt, to be trained from with `hypernetwork.from_file`."""
-    options = _check(given)
-    from sdtune.api import write_artifact
+    from sdtune.api import ConfigError, write_artifact
     from sdtune_hypernetwork.files import Facts, make_artifact
     from sdtune_hypernetwork.network import Form, Hypernetwork
 
+    if not name.strip(". ") or any(character in name for character in _NOT_IN_NAMES):
+        raise ConfigError(f"NAME must be a file's name; it is {name!r}", hint=f"leave out {_NOT_IN_NAMES}")
+    options = _check(given)
     made = Hypernetwork(options.sizes or (), Form.from_options(options))
     made.reset(options.init, seed)
     artifact = make_artifact(made, Facts(name=name, init=options.init), stem=name, keep_dropout=True)

@@ -66,10 +66,7 @@ def _comfyui_network(content, state):
     members = []
     for place, name in enumerate(names):
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
-        if weight.dim() == 1:
-            member = nn.LayerNorm(len(weight))
-        else:
-            member = nn.Linear(weight.shape[1], weight.shape[0])
+        member = nn.LayerNorm(len(weight)) if weight.dim() == 1 else nn.Linear(*weight.t().shape)
         member.load_state_dict({"weight": weight, "bias": bias})
         members.append(member)
         seems_last = place == len(names) - 1
@@ -109,7 +106,9 @@ def hook():
         return lambda module, args: (args[0] + network(args[0]) * strength,)
 
     def hook(model, networks, strength=1.0):
-        attentions = [module for name, module in model.part("unet").named_modules() if name.endswith(("attn1", "attn2"))]
+        attentions = [
+            module for name, module in model.part("unet").named_modules() if name.endswith(("attn1", "attn2"))
+        ]
         assert len(attentions) == 32
         for attention in attentions:
             width = attention.to_k.in_features
