@@ -15,7 +15,7 @@ from sdtune.randomness import derive_generator, derive_seed
 from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec
 
 if TYPE_CHECKING:
-    from sdtune.adapters import Adapter, attach_adapters, detach_adapters, match_targets, merge_adapters
+    from sdtune.adapters import Adapter, Wrapper, attach_adapters, detach_adapters, match_targets, merge_adapters
     from sdtune.data.types import ImageRecord, Subset
     from sdtune.export.artifact import AnyArtifact, Artifact, BytesArtifact, FolderArtifact, PickledArtifact
     from sdtune.export.writer import write_artifact
@@ -47,6 +47,7 @@ _LAZY = {
     "StepReport": "sdtune.train.observers",
     "Subset": "sdtune.data.types",
     "Target": "sdtune.models.base",
+    "Wrapper": "sdtune.adapters",
     "attach_adapters": "sdtune.adapters",
     "detach_adapters": "sdtune.adapters",
     "match_targets": "sdtune.adapters",
@@ -90,6 +91,7 @@ __all__ = [
     "TaggerSpec",
     "Target",
     "TargetRule",
+    "Wrapper",
     "attach_adapters",
     "derive_generator",
     "derive_seed",
