@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sdtune.adapters import Adapter, attach_adapters, detach_adapters, match_targets, merge_adapters
     from sdtune.data.types import ImageRecord, Subset
     from sdtune.export.artifact import Artifact
+    from sdtune.export.writer import write_tensors
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
     from sdtune.train.info import RunInfo
     from sdtune.train.method import Method, ParamGroup, StepOutput
@@ -44,6 +45,7 @@ _LAZY = {
     "detach_adapters": "sdtune.adapters",
     "match_targets": "sdtune.adapters",
     "merge_adapters": "sdtune.adapters",
+    "write_tensors": "sdtune.export.writer",
 }
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "hookimpl",
     "match_targets",
     "merge_adapters",
+    "write_tensors",
 ]
 
 

@@ -85,6 +85,10 @@ class Method(ABC, Generic[C]):
     def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[Artifact]:
         """Give the files of the method, from the parameters as they are now."""
 
+    def notes(self) -> Sequence[str]:
+        """Tell, after `attach`, what may surprise a user, one line each, for the plan; the default has nothing."""
+        return ()
+
     def caption(self, text: str, subset: Subset) -> str:
         """Treat a caption; the default leaves it as it is."""
         return text
