@@ -74,6 +74,10 @@ class Adapter(Wrapper, ABC):
     def delta_weight(self) -> Tensor:
         """Compute what is added to the frozen weight: its shape, float32."""
 
+    def delta_bias(self) -> Tensor | None:
+        """Compute what is added to the frozen bias, (out,) float32; the default is None, nothing."""
+        return None
+
 
 def match_targets(targets: Iterable[Target], rules: Sequence[Rule]) -> list[tuple[Target, Rule | None]]:
     """Pair every target with the last rule that matches it, or None.
@@ -114,4 +118,7 @@ def merge_adapters(model: DiffusionModel, adapters: Mapping[str, Adapter]) -> No
     """Add what adapters learned to the frozen weights (summed in float32), and put the layers back."""
     for adapter in adapters.values():
         adapter.weight.copy_(adapter.weight.float() + adapter.delta_weight())
+        delta_bias = adapter.delta_bias()
+        if adapter.bias is not None and delta_bias is not None:
+            adapter.bias.copy_(adapter.bias.float() + delta_bias)
     detach_adapters(model, adapters)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sdtune.adapters import Adapter, Wrapper, attach_adapters, detach_adapters, match_targets, merge_adapters
     from sdtune.data.types import ImageRecord, Subset
     from sdtune.export.artifact import AnyArtifact, Artifact, BytesArtifact, FolderArtifact, PickledArtifact
-    from sdtune.export.writer import write_artifact
+    from sdtune.export.writer import write_artifact, write_tensors
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
     from sdtune.models.open import open_model
     from sdtune.train.info import RunInfo
@@ -54,6 +54,7 @@ _LAZY = {
     "merge_adapters": "sdtune.adapters",
     "open_model": "sdtune.models.open",
     "write_artifact": "sdtune.export.writer",
+    "write_tensors": "sdtune.export.writer",
 }
 
 __all__ = [
@@ -101,6 +102,7 @@ __all__ = [
     "merge_adapters",
     "open_model",
     "write_artifact",
+    "write_tensors",
 ]
 
 

@@ -98,6 +98,10 @@ class Method(ABC, Generic[C]):
             SdtuneError: A child that says what to change.
         """
 
+    def notes(self) -> Sequence[str]:
+        """Tell, after `attach`, what may surprise a user, one line each, for the plan; the default has nothing."""
+        return ()
+
     def loss_terms(self, out: StepOutput) -> Mapping[str, Tensor]:
         """Split the loss into named terms (B,), which are added; the default is the diffusion loss alone."""
         return {"diffusion": out.loss}
