@@ -21,6 +21,7 @@ class MethodSpec:
         families: Model families it works on; None means every family.
         aliases: Further names for `--method`.
         flags: Options of `config` that are offered as command-line flags, e.g. ("rank", "alpha").
+        switches: Pairs of an option of `config` and the method that is meant where it is true.
     """
 
     name: str
@@ -30,6 +31,7 @@ class MethodSpec:
     families: frozenset[str] | None = None
     aliases: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    switches: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,10 +105,13 @@ def load(
         tree = read_with_bases(file) if file else tree
     settings = _settings(flags, overrides, problems)
     problems.raise_if_any()
-    spec = _find_method(tree, settings, registry, problems)
+    chosen = _find_method(tree, settings, registry, problems)
+    spec, settings = _follow_switch(chosen, tree, settings, registry)
     schema = compose_schema(spec) if spec else CoreOptions
     options, defaults = describe(schema), from_plain(defaults_of(schema), DEFAULT)
     tree = _apply(tree, settings, defaults, problems)
+    if chosen is not None and chosen is not spec:
+        tree = _without_empty(tree, chosen.name)
     tree = _drop_other_methods(tree, spec, registry, problems)
     tree, failed = resolve(tree, defaults, problems)
     checked = _validate(tree, spec, options, failed, problems)
@@ -138,6 +141,24 @@ def _find_method(
         for problem in error.problems:
             problems.add(problem.message, where=problem.where or node.origin, hint=problem.hint)
         return None
+
+
+def _follow_switch(
+    spec: MethodSpec | None, tree: Node, settings: list[tuple[trees.Path, Node]], registry: MethodRegistry
+) -> tuple[MethodSpec | None, list[tuple[trees.Path, Node]]]:
+    """Go on with the method that a switch of the chosen one means, where it is on; the switch itself is done with."""
+    for option, other in spec.switches if spec else ():
+        path = (spec.name, option) if spec else ()
+        written = [tree.find(path), *(node for place, node in settings if place == path)]
+        last = next((node for node in reversed(written) if node), None)
+        if last and last.value is True:
+            return registry.method(other), [*settings, (path, Node(Mark.DELETE, last.origin))]
+    return spec, settings
+
+
+def _without_empty(tree: Node, name: str) -> Node:
+    """Leave a section out where nothing is in it."""
+    return replace(tree, value={key: node for key, node in tree.children() if key != name or node.value != {}})
 
 
 def _apply(tree: Node, settings: Sequence[tuple[trees.Path, Node]], defaults: Node, problems: Problems) -> Node:

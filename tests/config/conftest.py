@@ -82,12 +82,21 @@ class WordOptions(Options):
 
     token: str
     """The new word."""
+    ranks: bool = False
+    """A switch: LoRA is meant."""
 
 
 LORA = MethodSpec(
     name="lora", summary="Low-rank matrices.", config=LoraOptions, factory="nowhere:Lora", flags=("rank", "alpha")
 )
-WORDS = MethodSpec(name="words", summary="New words.", config=WordOptions, factory="nowhere:Words", aliases=("ti",))
+WORDS = MethodSpec(
+    name="words",
+    summary="New words.",
+    config=WordOptions,
+    factory="nowhere:Words",
+    aliases=("ti",),
+    switches=(("ranks", "lora"),),
+)
 
 
 class FakeRegistry:

@@ -69,3 +69,20 @@ def test_loading_the_missing_file_is_an_error(registry):
 def test_loading_stays_light():
     code = "import sys, sdtune.config.compose; print({'torch', 'click', 'numpy', 'PIL', 'rich'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "text", ["method: words\nwords: {ranks: true}\nlora: {rank: 4}", "method: ti\nlora: {rank: 4}"]
+)
+def test_a_switch_means_another_method(load_text, text):
+    loaded = load_text(text, "words.ranks=true")
+    assert (loaded.spec.name, loaded.options.method, method_options(loaded.options).rank) == ("lora", "lora", 4)
+
+
+def test_a_switch_that_is_off_means_nothing(load_text):
+    assert load_text("method: words\nwords: {ranks: true, token: a}", "words.ranks=false").spec.name == "words"
+
+
+def test_other_options_of_the_method_that_is_not_meant_are_refused(problems_of):
+    (problem,) = problems_of("method: words\nwords: {ranks: true, token: a}")
+    assert "section of another method; this run's method is 'lora'" in problem

@@ -16,5 +16,6 @@ def sdtune_methods() -> list[MethodSpec]:
             config=DreamBoothOptions,
             factory="sdtune_dreambooth.method:DreamBoothMethod",
             flags=("unet_lr", "text_encoder", "text_encoder_lr", "text_encoder_stop", "diffusers"),
+            switches=(("lora", "lora"),),
         )
     ]

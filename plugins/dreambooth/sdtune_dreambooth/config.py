@@ -22,7 +22,7 @@ class DreamBoothOptions(Options):
     diffusers: bool = False
     """Write a diffusers folder, NAME-diffusers, beside the single file."""
     lora: bool = False
-    """DreamBooth with LoRA is the method `lora` with `regularization`; true ends with the command for it."""
+    """DreamBooth with LoRA: true chooses the method `lora`, whose own options count; `regularization` stays."""
 
     @property
     def trains_unet(self) -> bool:
@@ -37,7 +37,7 @@ class DreamBoothOptions(Options):
     @model_validator(mode="after")
     def _check_together(self) -> DreamBoothOptions:
         if self.lora:
-            raise ValueError("must be --method lora with regularization.path=FOLDER: that is DreamBooth with LoRA")
+            raise ValueError("lora must be the method: --method lora with regularization is DreamBooth with LoRA")
         if not (self.trains_unet or self.trains_text_encoder):
             raise ValueError("must train something: unet_lr above 0, or text_encoder=true with a rate above 0")
         if self.text_encoder_stop is not None and not self.text_encoder:

@@ -22,7 +22,7 @@ def test_every_option_is_described():
         ({"text_encoder_stop": "75%"}, "must come with text_encoder=true"),
         ({"text_encoder": True, "text_encoder_stop": "175%"}, "must be a number of steps"),
         ({"unet_lr": -1}, "greater than or equal to 0"),
-        ({"lora": True}, "--method lora with regularization"),
+        ({"lora": True}, "lora must be the method"),
         ({"lr": 1e-6}, "not permitted"),
     ],
 )
@@ -42,6 +42,11 @@ def test_the_plugin_declares_its_method():
 def test_declaring_imports_no_torch():
     code = "import sys, sdtune_dreambooth as d; d.sdtune_methods(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_switch_lora_means_the_method_lora():
+    (spec,) = sdtune_dreambooth.sdtune_methods()
+    assert dict(spec.switches) == {"lora": "lora"}
 
 
 def test_the_readme_tells_every_option_and_no_other():
