@@ -17,5 +17,6 @@ def sdtune_methods() -> list[MethodSpec]:
             factory="sdtune_dreambooth.method:DreamBoothMethod",
             switches=(("lora", "lora"),),
             flags=("unet_lr", "text_encoder", "text_encoder_lr", "text_encoder_stop", "diffusers"),
+            switches=(("lora", "lora"),),
         )
     ]
