@@ -63,9 +63,7 @@ def part_rate(options: TrainedParts, part: Part) -> Rate:
     if part != "text_encoder":
         return Rate(group=part, part=part, lr=options.unet_lr)
     scale = TEXT_ENCODER_LR_SCALE if options.text_encoder_lr is None else 1.0
-    return Rate(
-        group=part, part=part, lr=options.text_encoder_lr, lr_scale=scale, stop=options.text_encoder_stop
-    )
+    return Rate(group=part, part=part, lr=options.text_encoder_lr, lr_scale=scale, stop=options.text_encoder_stop)
 
 
 def make_groups(layers: Iterable[tuple[str, Mapping[str, nn.Parameter], Rate]]) -> list[ParamGroup]:
@@ -167,7 +165,9 @@ def _check_rules(
     for rule in options.targets:
         own = [target for target, last in matched if last is rule]
         if not own:
-            problems.add(f"lycoris.targets: a later rule matches every layer of {rule.match!r}", hint="put it after that")
+            problems.add(
+                f"lycoris.targets: a later rule matches every layer of {rule.match!r}", hint="put it after that"
+            )
         elif not rule.exclude and not any(_is_trained(options, target, rule) for target in own):
             hint = "give the rule an algo or a rank; glora trains linear layers only"
             problems.add(f"lycoris.targets: {rule.match!r} matches only layers that are not trained", hint=hint)

@@ -109,9 +109,7 @@ def test_gradients_are_those_of_the_frozen_weight_plus_delta(base, case):
         names, factors = ["dora_scale"], [layer.factors["dora_scale"]]
     found = torch.autograd.grad(layer(x).square().sum(), factors)
     bias = layer.bias if layer.delta_bias() is None else layer.bias + layer.delta_bias()
-    expected = torch.autograd.grad(
-        apply(layer, x, layer.weight + layer.delta_weight(), bias).square().sum(), factors
-    )
+    expected = torch.autograd.grad(apply(layer, x, layer.weight + layer.delta_weight(), bias).square().sum(), factors)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
 
 

@@ -82,7 +82,9 @@ def test_declaring_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("title", "options"), [("## Options of lycoris", LycorisOptions), ("## Options of dylora", DyloraOptions)])
+@pytest.mark.parametrize(
+    ("title", "options"), [("## Options of lycoris", LycorisOptions), ("## Options of dylora", DyloraOptions)]
+)
 def test_the_readme_tells_every_option_and_no_other(title, options):
     section = README.partition(title)[2].partition("\n## ")[0]
     told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section, re.MULTILINE)

@@ -147,7 +147,7 @@ def test_gradient_checkpointing_changes_no_gradient(model, predict, algo):
 def options(tmp_path, model_path, make_model):
     make_model()
     write_images(tmp_path / "images")
-    shared = ["train.steps=4", "train.batch_size=2", "data.cache.latents=ram", "log.tensorboard=false"]
+    shared = ["train.steps=4", "train.batch_size=2", "data.cache.latents=ram", "data.resolution=64"]
     return [f"model.path={model_path}", f"data.path={tmp_path / 'images'}", "save.dtype=fp32", *shared]
 
 

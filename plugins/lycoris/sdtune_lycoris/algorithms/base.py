@@ -49,7 +49,7 @@ class Settings:
 
     @property
     def scale(self) -> float:
-        """s = alpha / r, or alpha / sqrt(r) with rs_lora (Kalajdzievski 2023)."""
+        """S = alpha / r, or alpha / sqrt(r) with rs_lora (Kalajdzievski 2023)."""
         return self.alpha / (math.sqrt(self.rank) if self.rs_lora else self.rank)
 
     @property
