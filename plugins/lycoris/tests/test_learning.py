@@ -4,7 +4,7 @@ import sdtune_lycoris
 from sdtune.testing.learning import learn
 
 pytestmark = pytest.mark.slow
-COMMON = ("train.steps=250", "train.batch_size=5", "train.schedule.name=cosine")
+COMMON = ("train.steps=300", "train.batch_size=5", "train.schedule.name=cosine")
 
 
 def test_lokr_learns_a_subject(tmp_path):
