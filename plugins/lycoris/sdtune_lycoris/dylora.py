@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class DyloraLayer(Adapter):
     """y = W x + b + s U_n D_n x, of the first n ranks.
 
-    While training, each forward draws a unit u of ranks k, ..., k + u - 1 and takes n = k + u: the ranks before k act and
-    do not learn, those from n on are left out; s = alpha / R * sqrt(R / n). Else n = R, so the saved file, a LoRA of rank
-    R and alpha, acts as trained. The draw is from torch's global CPU generator, which checkpointing repeats.
+    While training, each forward draws a unit u of ranks k, ..., k + u - 1 and takes n = k + u: the ranks before k act
+    and do not learn, those from n on are left out; s = alpha / R * sqrt(R / n). Else n = R, so the saved file, a LoRA
+    of rank R and alpha, acts as trained. The draw is from torch's global CPU generator, which checkpointing repeats.
 
     Attributes:
         rank: R.
@@ -52,9 +52,9 @@ class DyloraLayer(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer and its change to x, (..., in) or (B, in, H, W), in the dtype of the frozen layer."""
         if not self.training:
-            return self._apply(x, self.lora_down, self.lora_up)
+            return self._answer(x, self.lora_down, self.lora_up)
         frozen = self.unit * int(torch.randint(self.rank // self.unit, ()).item())
-        return self._apply(x, *self.truncated(frozen))
+        return self._answer(x, *self.truncated(frozen))
 
     def truncated(self, frozen: int) -> tuple[Tensor, Tensor]:
         """Give the first `frozen` ranks of down and up without, and a unit more with gradients."""
@@ -76,7 +76,7 @@ class DyloraLayer(Adapter):
             "alpha": torch.tensor(self.alpha),
         }
 
-    def _apply(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    def _answer(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         scale = self.alpha / self.rank * math.sqrt(self.rank / len(down))
         h = convolve(self.base, x, down.to(x.dtype)) * scale
         up = up.to(x.dtype)

@@ -28,7 +28,6 @@ class LycorisLayer(Adapter):
 
     Attributes:
         settings: How the layer is trained.
-        factors: Name to parameter, float32; `dora_scale` m is (1, in[, 1, 1]).
         rank_dropout: Chance that an output channel goes without its change; the others are scaled by 1 / (1 - p).
         module_dropout: Chance that the layer goes without its change.
     """
@@ -49,9 +48,14 @@ class LycorisLayer(Adapter):
         self._algorithm = ALGORITHMS[settings.algo]
         weight = self.base.weight
         made = self._algorithm.make(weight.shape, settings, generator)
-        self.factors = nn.ParameterDict({name: factor.to(weight.device) for name, factor in made.items()})
+        self._trained = nn.ParameterDict({name: factor.to(weight.device) for name, factor in made.items()})
         if settings.weight_decompose:
-            self.factors[MAGNITUDE] = nn.Parameter(_column_norms(weight.float()))
+            self._trained[MAGNITUDE] = nn.Parameter(_column_norms(weight.float()))
+
+    @property
+    def factors(self) -> dict[str, nn.Parameter]:
+        """Name to parameter, float32; with `weight_decompose` also `dora_scale`, (1, in[, 1, 1])."""
+        return dict(self._trained.items())
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer and its change to x, (..., in) or (B, in, H, W), in the dtype of the frozen layer."""
@@ -74,7 +78,7 @@ class LycorisLayer(Adapter):
 
     def delta_bias(self) -> Tensor | None:
         """Give what is added to the frozen bias, (out,) float32, or None."""
-        return self.factors["diff_b"] if "diff_b" in self.factors else None
+        return self.factors.get("diff_b")
 
     @torch.no_grad()
     def tensors(self, *, as_diff: bool = False) -> dict[str, Tensor]:
@@ -110,14 +114,18 @@ class NormLayer(nn.Module):
 
     Attributes:
         base: The norm, frozen.
-        factors: `w_norm` and `b_norm`, (channels,) float32, zero at the start.
     """
 
     def __init__(self, base: nn.LayerNorm | nn.GroupNorm) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         zeros = torch.zeros_like(base.weight, dtype=torch.float32)
-        self.factors = nn.ParameterDict({"w_norm": zeros, "b_norm": zeros.clone()})
+        self._trained = nn.ParameterDict({"w_norm": zeros, "b_norm": zeros.clone()})
+
+    @property
+    def factors(self) -> dict[str, nn.Parameter]:
+        """`w_norm` and `b_norm`, (channels,) float32, zero at the start."""
+        return dict(self._trained.items())
 
     @property
     def weight(self) -> Tensor:
@@ -131,8 +139,9 @@ class NormLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, with the changed weight and bias."""
-        weight = (self.base.weight + self.factors["w_norm"]).to(x.dtype)
-        bias = (self.base.bias + self.factors["b_norm"]).to(x.dtype)
+        factors = self.factors
+        weight = (self.base.weight + factors["w_norm"]).to(x.dtype)
+        bias = (self.base.bias + factors["b_norm"]).to(x.dtype)
         if isinstance(self.base, nn.GroupNorm):
             return F.group_norm(x, self.base.num_groups, weight, bias, self.base.eps)
         return F.layer_norm(x, self.base.normalized_shape, weight, bias, self.base.eps)
@@ -145,4 +154,5 @@ class NormLayer(nn.Module):
 def _column_norms(weight: Tensor) -> Tensor:
     """Give the norm of each input column over all else, (1, in[, 1, 1])."""
     dims = [dim for dim in range(weight.dim()) if dim != 1]
-    return torch.linalg.vector_norm(weight, dim=dims, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=dims, keepdim=True)
+    return norms.clamp_min(torch.finfo(torch.float32).tiny)

@@ -4,9 +4,16 @@ import pytest
 from torch import nn
 
 from sdtune.api import ConfigError
+from sdtune.testing.models import open_tiny_sd1
 from sdtune_lycoris.config import LycorisOptions
 from sdtune_lycoris.plan import plan_layers, trained_parts
 from sdtune_lycoris.presets import unet_norms
+
+
+@pytest.fixture(scope="module")
+def model(model_path):
+    """Open a model once: planning changes nothing in it."""
+    return open_tiny_sd1(model_path)
 
 
 def plan(model, **options):

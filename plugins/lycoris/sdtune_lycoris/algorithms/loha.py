@@ -28,7 +28,7 @@ from sdtune_lycoris.algorithms.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -57,6 +57,9 @@ class HadamardProduct(Function):
         return grad_a1, grad_b1, second @ b2.t(), a2.t() @ second
 
 
+hadamard_product: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = HadamardProduct.apply
+
+
 def make(shape: Sequence[int], settings: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Draw all factors but w2_a, which is zero."""
     out, inner, *kernel = shape
@@ -79,7 +82,7 @@ def delta(weight: Tensor, factors: Factors, settings: Settings) -> Tensor:
     """Compute s * (w1_a @ w1_b) o (w2_a @ w2_b)."""
     a1, b1 = _pair(factors, settings, 1)
     a2, b2 = _pair(factors, settings, 2)
-    product: Tensor = HadamardProduct.apply(a1 * full_scale(factors, settings), b1, a2, b2)
+    product = hadamard_product(a1 * full_scale(factors, settings), b1, a2, b2)
     return product.view(weight.shape)
 
 

@@ -68,7 +68,7 @@ def forward(base: Layer, factors: Factors, settings: Settings, x: Tensor) -> Ten
     w2 = right(factors, base.weight.shape).to(x.dtype)
     answer: Tensor = base(x)
     if isinstance(base, nn.Linear):
-        return answer + (w1 @ convolve(base, x.unflatten(-1, (w1.shape[1], -1)), w2)).flatten(-2)
+        return answer + (w1 @ convolve(base, x.view(*x.shape[:-1], w1.shape[1], -1), w2)).flatten(-2)
     slices = convolve(base, x.reshape(-1, w2.shape[1], *x.shape[2:]), w2)
     change = w1 @ slices.reshape(len(x), w1.shape[1], -1)
     return answer + change.view(answer.shape)

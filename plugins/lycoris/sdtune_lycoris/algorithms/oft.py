@@ -1,4 +1,4 @@
-"""Orthogonal fine-tuning: rows of W are rotated in blocks (Qiu et al. 2023), once, or in butterfly stages (Liu et al. 2024).
+"""Orthogonal fine-tuning: rows of W are rotated in blocks (Qiu et al. 2023), or in butterfly stages (Liu et al. 2024).
 
 Shapes: `oft_blocks` (n, b, b) for diag-OFT with out = n * b, (m, n, b, b) for BOFT with m = log2(n) + 1 stages and an
 even b; `rescale` (out, 1[, 1, 1]). Q = B - B^T, R = (I + Q) (I - Q)^-1, and with a constraint |Q| <= c * out.
@@ -85,7 +85,9 @@ def _shrink(skew: Tensor, settings: Settings, rows: int) -> Tensor | float:
     """Give the factor that brings |Q| down to constraint * rows."""
     if settings.constraint is None:
         return 1.0
-    return (settings.constraint * rows / skew.norm().clamp_min(1e-8)).clamp(max=1.0)
+    norm = torch.linalg.vector_norm(skew).clamp_min(1e-8)
+    shrink: Tensor = (settings.constraint * rows / norm).clamp(max=1.0)
+    return shrink
 
 
 def _rotations(factors: Factors, settings: Settings, rows: int) -> Tensor:
@@ -93,7 +95,8 @@ def _rotations(factors: Factors, settings: Settings, rows: int) -> Tensor:
     skew = _skew(factors["oft_blocks"])
     skew = skew * _shrink(skew, settings, rows)
     eye = torch.eye(skew.shape[-1], device=skew.device)
-    return torch.linalg.solve(eye - skew, eye + skew)
+    turns: Tensor = torch.linalg.solve(eye - skew, eye + skew)
+    return turns
 
 
 def _turn(rows: Tensor, blocks: Tensor, *, distance: int) -> Tensor:
