@@ -35,9 +35,16 @@ class ConsoleScreen(Screen):
 
     def caching(self, what: str, done: int, count: int) -> None:
         """Show how far a cache is filled: at both ends, and now and then."""
+        self._say_now_and_then(f"caching {what}", done, count)
+
+    def drawing(self, what: str, done: int, count: int) -> None:
+        """Show how many pictures are drawn, in the same way."""
+        self._say_now_and_then(f"drawing {what}", done, count)
+
+    def _say_now_and_then(self, what: str, done: int, count: int) -> None:
         if done in (1, count) or time.monotonic() - self._said_at >= _QUIET_S:
             self._said_at = time.monotonic()
-            self.say(f"caching {what}: {done} of {count}")
+            self.say(f"{what}: {done} of {count}")
 
     def observers(self) -> Sequence[Observer]:
         """Give the progress of the training."""

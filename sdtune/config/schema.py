@@ -28,6 +28,7 @@ def _check_size(value: str) -> str:
     return value.lower()
 
 
+SamplerName = Literal["dpmpp_2m_karras", "euler_a", "ddim"]
 Size = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_size)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -60,8 +61,25 @@ class BucketOptions(Options):
     """Never enlarge: small images get buckets of their own size."""
 
 
+class SubsetRegularizationOptions(Options):
+    """Images of one folder's class, beside those of `regularization`."""
+
+    path: Path | None = None
+    """A folder of images; null: the user's cache folder."""
+    prompt: str | None = None
+    """Caption of images without one, and what is drawn; `[filewords]`: the caption of the image it is drawn for."""
+    per_image: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Images wanted for each image of the folder; missing ones are drawn as `regularization.generate` says."""
+
+    @model_validator(mode="after")
+    def _check_prompt(self) -> Self:
+        if self.per_image and not self.prompt:
+            raise ValueError("prompt must say what per_image draws, e.g. a photo of a dog")
+        return self
+
+
 class SubsetOptions(Options):
-    """One folder of images with its own treatment."""
+    """One folder of images with its own treatment: one subject, or one concept."""
 
     path: Path
     """Folder with images."""
@@ -71,8 +89,16 @@ class SubsetOptions(Options):
     """Caption for images without one, when `captions: class_text`; null: the folder's name after `N_`."""
     captions: CaptionSource | None = None
     """Where captions come from; null: as `data.captions`."""
+    prompt: str | None = None
+    """Caption of every image; `[filewords]` in it stands for the image's own caption. null: its own caption."""
+    token: str = ""
+    """What calls the subject, e.g. zwx: `a photo of a dog` becomes `a photo of a zwx dog` where it is missing."""
+    class_word: str = ""
+    """What the subject is, e.g. dog; the token goes before it."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of this subset's loss."""
+    regularization: SubsetRegularizationOptions | None = None
+    """Images of this folder's class, for it alone; the token is taken out of their captions."""
 
 
 class CacheOptions(Options):
@@ -136,6 +162,48 @@ class DataOptions(Options):
             raise ValueError("the resolution is not known before the model is")
         sides = [int(side) for side in self.resolution.split("x")]
         return sides[0], sides[-1]
+
+
+class GenerateOptions(Options):
+    """Regularization images that are missing, drawn by the base model before training and kept for later runs."""
+
+    per_image: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Images wanted for each training image; those that are there with the prompt count. 0: none are drawn."""
+    negative: str = ""
+    """Negative prompt."""
+    sampler: SamplerName = "dpmpp_2m_karras"
+    """Sampler."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 40
+    """Sampling steps."""
+    cfg: Annotated[float, Field(ge=1, le=50)] = 7.5
+    """Guidance scale; 1 is no guidance."""
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 1
+    """Seed of image 0; the others count up."""
+
+
+class RegularizationOptions(Options):
+    """Pictures of the subject's class, trained beside the subject's own, so that the class stays what it was."""
+
+    path: Path | None = None
+    """A folder of images, or of `N_name` folders; `1_dog` belongs to the training folder `10_zwx dog`. null: none, or
+    for `generate` the user's cache folder."""
+    prompt: str | None = None
+    """Caption of images without a .txt or .caption file, and what is drawn, e.g. "a photo of a dog"; `[filewords]`: the
+    caption of the image it is drawn for. null: the folder's name after N_."""
+    generate: GenerateOptions = GenerateOptions()
+    """Drawing what is missing."""
+    ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Visits of regularization images for one visit of a training image. All of them take turns over the epochs."""
+    weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Weight of their loss against that of training images."""
+    weight_end: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Their weight in the last epoch; it goes there in a straight line from the first. null: as `weight`."""
+
+    @model_validator(mode="after")
+    def _check_prompt(self) -> Self:
+        if self.generate.per_image and not self.prompt:
+            raise ValueError("prompt must say what generate.per_image draws, e.g. a photo of a dog")
+        return self
 
 
 class OptimizerOptions(Options):
@@ -249,7 +317,7 @@ class PreviewOptions(Options):
     """Draw every so many steps."""
     every_epochs: PositiveInt | None = None
     """Draw every so many epochs. Before the first and after the last step pictures are always drawn."""
-    sampler: Literal["dpmpp_2m_karras", "euler_a", "ddim"] = "dpmpp_2m_karras"
+    sampler: SamplerName = "dpmpp_2m_karras"
     """Sampler."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     """Sampling steps."""
@@ -294,6 +362,8 @@ class CoreOptions(Options):
     """The base model."""
     data: DataOptions = DataOptions()
     """Images and captions."""
+    regularization: RegularizationOptions = RegularizationOptions()
+    """Pictures that keep the subject's class what it was (prior preservation), for every method."""
     train: TrainOptions = TrainOptions()
     """The loop."""
     save: SaveOptions = SaveOptions()

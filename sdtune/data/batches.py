@@ -10,6 +10,7 @@ from sdtune.data.cache import LatentItem
 from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipped, shuffle_tags
 from sdtune.data.masks import AlphaMasks
 from sdtune.data.pixels import load_pixels
+from sdtune.data.regularization import weight_at
 from sdtune.data.types import Batch
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ class BatchBuilder:
         options: How it is augmented.
         seed: The run's seed.
         latents: Filled cache; None builds batches of pixels.
-        method_captions: The method's treatment of captions, e.g. `Method.captions`.
+        method_captions: The method's treatment of captions, e.g. `Method.captions`; regularization keeps its own.
         latent_factor: Pixels per latent, each way.
+        epochs: Epochs of the run: how long weights that change take for it.
     """
 
     def __init__(
@@ -51,14 +53,16 @@ class BatchBuilder:
         latents: LatentCache | None = None,
         method_captions: CaptionHook = keep_caption,
         latent_factor: int = 8,
+        epochs: int = 1,
     ) -> None:
         self._index = index
         self._placements = placements
         self._options = options
         self._seed = seed
         self._latents = latents
-        self._method_captions = method_captions
         self._masks = AlphaMasks(latent_factor) if options.alpha_weight else None
+        self._hook = method_captions
+        self._epochs = epochs
 
     def build(self, plan: BatchPlan, epoch: int) -> Batch:
         """Build one batch.
@@ -68,6 +72,7 @@ class BatchBuilder:
             PlatformError: A cached entry is gone or damaged.
         """
         items = [self._item(visit, epoch) for visit in plan.visits]
+        subsets = [item.record.subset for item in items]
         alpha = self._options.alpha_color
         pixels = posterior = None
         if self._latents is None:
@@ -81,9 +86,10 @@ class BatchBuilder:
             pixels=pixels,
             mean=posterior.mean if posterior else None,
             std=posterior.std if posterior else None,
-            weights=torch.tensor([item.record.subset.weight for item in items], dtype=torch.float32),
+            weights=torch.tensor([weight_at(own, epoch, self._epochs) for own in subsets], dtype=torch.float32),
             size=plan.bucket,
             mask=self._masks.get(items) if self._masks else None,
+            is_regularization=tuple(own.is_regularization for own in subsets),
         )
 
     def caption(self, visit: Visit, epoch: int) -> str:
@@ -118,6 +124,9 @@ class BatchBuilder:
             for record, placement in pairs
             for flipped in sides
         )
+
+    def _method_captions(self, text: str, subset: Subset) -> Sequence[str]:
+        return (text,) if subset.is_regularization else self._hook(text, subset)
 
     def _item(self, visit: Visit, epoch: int) -> LatentItem:
         return LatentItem(

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sdtune.data.folders import CAPTION_SUFFIXES, shorten, stem_key
+from sdtune.data.prompts import FILEWORDS
 from sdtune.errors import ConfigError, DataError, Problems
 
 if TYPE_CHECKING:
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 
 MAX_CAPTION_BYTES = 8192
 MAX_JSON_BYTES = 1 << 28
+CAPTION_OR_CLASS = "caption_or_class"  # of regularization images: a caption file where there is one, else the class
 
 _CHOOSE = (
     'write them, or choose data.captions=class_text data.class_text="photo of a dog" (one caption for all), '
     "data.captions=filename (the file's name), or data.captions=empty (none)"
 )
+_CHOOSE_PROMPT = 'write them, or set regularization.prompt="a photo of a dog"'
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -38,7 +41,7 @@ def choose_sources(folders: Sequence[Folder], options: DataOptions) -> tuple[str
     Raises:
         DataError: No caption files, or both kinds, where the source is `auto`.
     """
-    wanted = [(folder.options and folder.options.captions) or options.captions for folder in folders]
+    wanted = [_wanted(folder, options) for folder in folders]
     open_folders = [folder for folder, source in zip(folders, wanted, strict=True) if source == "auto"]
     found = _detect(open_folders) if open_folders else "auto"
     return tuple(found if source == "auto" else source for source in wanted)
@@ -74,7 +77,8 @@ def read_captions(
     table = _by_image_name(_read_json(options.captions_json), folders) if options.captions_json else {}
     for folder, source in zip(folders, sources, strict=True):
         with problems.collect():
-            captions |= _caption_folder(folder, _reader(folder, source, options, table), notes)
+            hint = _CHOOSE_PROMPT if source == CAPTION_OR_CLASS else _CHOOSE
+            captions |= _caption_folder(folder, _reader(folder, source, options, table), notes, hint)
     problems.raise_if_any()
     return captions, [*_describe_unused(sources, options), *notes]
 
@@ -118,6 +122,13 @@ def clean_caption(text: str, where: str, notes: list[str]) -> str:
     return caption
 
 
+def _wanted(folder: Folder, options: DataOptions) -> str:
+    own = folder.options
+    if own and own.prompt is not None and FILEWORDS not in own.prompt:
+        return "prompt"
+    return (own and own.captions) or options.captions
+
+
 def _detect(folders: Sequence[Folder]) -> str:
     """Name the kind of caption file these folders hold beside their images."""
     counts = {suffix: sum(_count_captioned(folder, suffix) for folder in folders) for suffix in CAPTION_SUFFIXES}
@@ -152,6 +163,10 @@ def _reader(
                 f"{folder.path} has no class text", hint='set data.class_text="photo of a dog", or name it N_dog'
             )
         return lambda image, notes: text
+    if source == CAPTION_OR_CLASS:
+        files = {**folder.listing.captions[".caption"], **folder.listing.captions[".txt"]}
+        text = class_text(folder, options)
+        return lambda image, notes: _read_file(files.get(stem_key(image)), notes) or text or None
     if source == "filename":
         return lambda image, notes: clean_caption(image.stem.replace("_", " "), image.name, notes)
     return lambda image, notes: ""
@@ -163,7 +178,9 @@ def class_text(folder: Folder, options: DataOptions) -> str:
     return next(text for text in (own, options.class_text, folder.class_text) if text is not None).strip()
 
 
-def _caption_folder(folder: Folder, read: Callable[[Path, list[str]], str | None], notes: list[str]) -> dict[Path, str]:
+def _caption_folder(
+    folder: Folder, read: Callable[[Path, list[str]], str | None], notes: list[str], hint: str
+) -> dict[Path, str]:
     problems = Problems(DataError)
     captions: dict[Path, str] = {}
     missing = []
@@ -176,7 +193,7 @@ def _caption_folder(folder: Folder, read: Callable[[Path, list[str]], str | None
                 captions[image] = caption
     if missing:
         count = f"{len(missing)} of {len(folder.listing.images)} images"
-        problems.add(f"no caption for {count} in {folder.path}: {shorten(missing)}", hint=_CHOOSE)
+        problems.add(f"no caption for {count} in {folder.path}: {shorten(missing)}", hint=hint)
     problems.raise_if_any()
     return captions
 

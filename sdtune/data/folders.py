@@ -211,8 +211,8 @@ def _refuse_unclear_child(child: Path) -> None:
     numbered = _NUMBERED.fullmatch(child.name)
     if (numbered[2] if numbered else child.name).casefold() in _REGULARIZATION:
         raise DataError(
-            f"{child} looks like regularization images, which this version does not train on",
-            hint="move the folder away, or name it otherwise if it is to be learned",
+            f"{child} looks like regularization images, not like the subject's",
+            hint="move it out of the data folder and set regularization.path, or rename it if it is to be learned",
         )
     if child.is_symlink():
         raise DataError(f"{child} is a link", hint="list the folder it leads to in data.subsets")
@@ -257,6 +257,11 @@ def _no_images(path: Path) -> DataError:
         choices = shorten([*parents, *map(str, deeper)])
         return DataError(f"no images directly in {path}", hint=f"did you mean one of: {choices}")
     return DataError(f"no images in {path}", hint=f"images are {', '.join(sorted(IMAGE_SUFFIXES))}")
+
+
+def has_entries(path: Path) -> bool:
+    """Tell whether there is a folder with an image, or with folders."""
+    return path.is_dir() and any(entry.is_dir() or entry.suffix.lower() in IMAGE_SUFFIXES for entry in _entries(path))
 
 
 def _folders_with_images(path: Path, depth: int) -> list[Path]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdtune.data.caption_sources import check_options, choose_sources, class_text, read_captions
-from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, shorten, stem_key
+from sdtune.config.schema import DataOptions
+from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
+from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, has_entries, shorten, stem_key
 from sdtune.data.images import decode, read_header
+from sdtune.data.prompts import fill_template, instance_text
+from sdtune.data.regularization import find_pairs, instances_of
 from sdtune.data.types import ImageRecord, Subset
 from sdtune.errors import DataError, Problems
 
@@ -18,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdtune.config.schema import DataOptions
+    from sdtune.config.schema import SubsetOptions
     from sdtune.data.folders import Folder
     from sdtune.data.images import ImageHeader
+    from sdtune.data.regularization import RegularizationSource
 
 MIN_SIDE_PX = 16
 MAX_ASPECT = 16
@@ -38,7 +42,7 @@ class DataIndex:
     """A data set.
 
     Attributes:
-        subsets: Its folders.
+        subsets: Its folders, those with regularization images last.
         images: All images, folder by folder, in natural order of their file names.
         notes: What a user should know: what was found, where captions came from, what was ignored.
         digest: BLAKE2b-128 (hex) of names, files, captions, repeats and weights: equal when training data is equal.
@@ -50,23 +54,52 @@ class DataIndex:
     digest: str
 
     @property
+    def instances(self) -> tuple[ImageRecord, ...]:
+        """The images of what is learned."""
+        return instances_of(self.images)
+
+    @property
+    def regularization(self) -> tuple[ImageRecord, ...]:
+        """The images of its class."""
+        return tuple(image for image in self.images if image.subset.is_regularization)
+
+    @property
     def visits(self) -> int:
-        """Image visits in an epoch."""
-        return sum(record.subset.repeats for record in self.images)
+        """Visits of instance images in an epoch."""
+        return sum(record.subset.repeats for record in self.instances)
 
 
-def build_index(options: DataOptions) -> DataIndex:
+def build_index(options: DataOptions, regularization: Sequence[RegularizationSource] = ()) -> DataIndex:
     """Find and check a data set. Reads every file once for its digest, but decodes no pixels (`verify_pixels` does).
+
+    Args:
+        options: The images of what is learned.
+        regularization: Where the images of its class are; a folder that drawn images will go to may be missing.
 
     Raises:
         ConfigError: Options that contradict each other.
         DataError: Folders, images or captions that cannot be trained on; independent problems together.
     """
+    index = _read(options)
+    own = index.subsets
+    for source in regularization:
+        if not source.per_image or has_entries(source.path):
+            index = _join(index, _read_regularization(source, own))
+    return index
+
+
+def _read(options: DataOptions, source: str | None = None) -> DataIndex:
+    """Read one data set.
+
+    Args:
+        options: Where it is.
+        source: Where all captions come from; None: as the options say.
+    """
     check_options(options)
     folders, folder_notes = find_folders(options)
     problems = Problems(DataError)
     with problems.collect():
-        sources = choose_sources(folders, options)
+        sources = (source,) * len(folders) if source else choose_sources(folders, options)
     notes = [*_describe_unnumbered(folders), *folder_notes]
     headers = _read_headers(folders, problems, notes)
     problems.raise_if_any()
@@ -81,7 +114,7 @@ def build_index(options: DataOptions) -> DataIndex:
             name=folder.prefix + path.name,
             size=headers[path].size,
             digest=file_digest(path),
-            caption=captions[path],
+            caption=_worded(captions[path], folder.options),
             subset=subset,
         )
         for folder, subset in zip(folders, subsets, strict=True)
@@ -89,6 +122,51 @@ def build_index(options: DataOptions) -> DataIndex:
     )
     notes = [*notes, *caption_notes, *_describe_ignored(folders), *_describe_copies(images)]
     return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=_digest(images))
+
+
+def _worded(caption: str, options: SubsetOptions | None) -> str:
+    """Put a caption into its folder's prompt, and name the subject in it."""
+    if options is None or (options.prompt is None and not options.token):
+        return caption
+    return instance_text(fill_template(options.prompt, caption), options.token, options.class_word)
+
+
+def _read_regularization(source: RegularizationSource, instances: Sequence[Subset]) -> DataIndex:
+    """Read a place with regularization images; its names tell them from the subject's."""
+    prompt = None if source.prompt is None else fill_template(source.prompt, "")
+    found = _read(DataOptions(path=source.path, class_text=prompt), CAPTION_OR_CLASS)
+    flagged = [replace(subset, is_regularization=True) for subset in found.subsets]
+    subsets = {
+        subset.name: replace(
+            subset,
+            name=source.prefix + subset.name,
+            weight=source.weight,
+            weight_end=source.weight_end,
+            pairs_with=pairs,
+        )
+        for subset, pairs in zip(flagged, find_pairs(flagged, instances, source.belongs_to), strict=True)
+    }
+    images = [
+        replace(
+            image,
+            name=source.prefix + image.name,
+            caption=source.name_class(image.caption),
+            subset=subsets[image.subset.name],
+        )
+        for image in found.images
+    ]
+    notes = [f"regularization: {note}" for note in found.notes]
+    return DataIndex(subsets=tuple(subsets.values()), images=tuple(images), notes=tuple(notes), digest="")
+
+
+def _join(first: DataIndex, second: DataIndex) -> DataIndex:
+    images = (*first.images, *second.images)
+    return DataIndex(
+        subsets=(*first.subsets, *second.subsets),
+        images=images,
+        notes=(*first.notes, *second.notes),
+        digest=_digest(images),
+    )
 
 
 def verify_pixels(images: Iterable[ImageRecord]) -> None:
@@ -207,5 +285,6 @@ def _digest(images: Sequence[ImageRecord]) -> str:
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for record in images:
         fields = (record.name, record.digest, record.caption, record.subset.repeats, record.subset.weight)
-        digest.update(repr(fields).encode("utf-8", "backslashreplace"))
+        prior = (record.subset.weight_end, record.subset.pairs_with) if record.subset.is_regularization else ()
+        digest.update(repr((*fields, *prior)).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

@@ -32,6 +32,9 @@ class Subset:
         class_text: The folder's class text, e.g. `dog`; empty when there is none.
         weight: Weight of the loss.
         caption_source: Where its captions came from: "txt", "caption", "json", "class_text", "filename" or "empty".
+        is_regularization: It shows the class, not the subject; its images take turns (`data.rotation`).
+        pairs_with: For regularization, the training folders it belongs to; empty: all.
+        weight_end: Weight in the last epoch; None: as `weight`.
     """
 
     name: str
@@ -40,6 +43,9 @@ class Subset:
     class_text: str
     weight: float
     caption_source: str
+    is_regularization: bool = False
+    pairs_with: tuple[str, ...] = ()
+    weight_end: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +120,7 @@ class Batch:
         weights: (B,) float32 loss weights.
         size: Size of the bucket in px.
         mask: (B, 1, h, w) float32 weight over the picture, of mean 1; None where all of it counts alike.
+        is_regularization: For each sample, whether it shows the class and not the subject.
     """
 
     sample_ids: tuple[str, ...]
@@ -124,3 +131,4 @@ class Batch:
     weights: Tensor
     size: Size
     mask: Tensor | None = None
+    is_regularization: tuple[bool, ...] = ()

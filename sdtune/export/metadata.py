@@ -15,6 +15,7 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from sdtune import __version__
+from sdtune.data.regularization import PREFIX
 from sdtune.randomness import derive_seed
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ _ABSENT_OPTIONS = {
     "multires_noise_discount": None,
     "multires_noise_iterations": None,
     "noise_offset": None,
-    "num_reg_images": 0,
     "num_validation_images": 0,
-    "prior_loss_weight": 1.0,
     "random_crop": False,
     "scale_weight_norms": None,
     "zero_terminal_snr": False,
@@ -167,7 +166,9 @@ def _describe_data(info: RunInfo, *, with_captions: bool) -> dict[str, Any]:
     return {
         "num_train_images": sum(image.subset.repeats for image in info.images),
         "dataset_dirs": _describe_folders(image.subset for image in info.images),
-        "reg_dataset_dirs": {},
+        "num_reg_images": sum(image.subset.repeats for image in info.regularization),
+        "reg_dataset_dirs": _describe_folders(image.subset for image in info.regularization),
+        "prior_loss_weight": info.config.regularization.weight,
         "bucket_info": _describe_buckets(info.buckets),
         **tags,
     }
@@ -199,7 +200,7 @@ def _describe_optimizer(options: OptimizerOptions) -> str:
 def _describe_folders(subsets: Iterable[Subset]) -> dict[str, dict[str, int]]:
     folders: dict[str, dict[str, int]] = {}
     for subset in subsets:
-        folder = folders.setdefault(subset.name, {"n_repeats": subset.repeats, "img_count": 0})
+        folder = folders.setdefault(subset.name.removeprefix(PREFIX), {"n_repeats": subset.repeats, "img_count": 0})
         folder["img_count"] += 1
     return folders
 

@@ -206,7 +206,18 @@ class DiffusionModel(nn.Module, ABC):
 
     @abstractmethod
     def webui_state_dict(self) -> dict[str, Tensor]:
-        """All parts under the names of a webui single file."""
+        """All parts under the names of a webui single file: loaded ones as they are, the others as stored.
+
+        Where a frozen part is held in fewer bits than it is stored in, the stored weights are given.
+        """
+
+    @abstractmethod
+    def webui_metadata(self) -> dict[str, str]:
+        """Give what shapes do not tell about the architecture, to be written into a single file."""
+
+    @abstractmethod
+    def diffusers_files(self) -> dict[str, Mapping[str, Tensor] | bytes]:
+        """All parts as a diffusers folder: path inside with `/` to tensors or bytes, as `FolderArtifact.files`."""
 
     @abstractmethod
     def enable_gradient_checkpointing(self) -> None:

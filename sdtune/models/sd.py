@@ -14,13 +14,13 @@ from torch import nn
 
 from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.errors import ModelError
-from sdtune.models import build, libraries, naming
+from sdtune.models import build, libraries, naming, snapshot
 from sdtune.models.architecture import SD1, SDFamily, count_text_layers
 from sdtune.models.base import Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
 from sdtune.models.digest import part_digest
 from sdtune.models.storage import CONFIG_KEY, PARTS, StoredPart, open_storage, to_webui
 from sdtune.models.targets import list_targets
-from sdtune.models.tokenizer import MAX_LENGTH, find_tokenizer, load_tokenizer
+from sdtune.models.tokenizer import MAX_LENGTH, find_tokenizer, load_tokenizer, tokenizer_files
 from sdtune.models.words import Words
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SCALING_FACTOR = 0.18215
+_V_MARK = "v_pred"  # an empty tensor in a single file that tells ComfyUI the same
 CLIP_L = "clip_l"
 
 
@@ -198,15 +199,26 @@ class StableDiffusion(DiffusionModel):
         return naming.kohya_key(path)
 
     def webui_state_dict(self) -> dict[str, Tensor]:
-        """See `DiffusionModel.webui_state_dict`; parts that are not loaded are read from the file as stored."""
+        """See `DiffusionModel.webui_state_dict`."""
         tensors: dict[str, Tensor] = {}
         for part in PARTS:
             weights = self._weights(part)
             tensors.update((new, weights[old]) for old, new in to_webui(part, list(weights)).items())
-        return {name: _as_ldm(name, tensor) for name, tensor in tensors.items()}
+        mark = {_V_MARK: torch.zeros(0)} if self.prediction != self._family.prediction else {}
+        return {name: _as_ldm(name, tensor) for name, tensor in tensors.items()} | mark
+
+    def diffusers_files(self) -> dict[str, Mapping[str, Tensor] | bytes]:
+        """See `DiffusionModel.diffusers_files`."""
+        files: dict[str, Mapping[str, Tensor] | bytes] = {}
+        for part in PARTS:
+            empty = build.build_empty(self._stored(part), self._family)
+            files |= snapshot.part_files(part, empty, _as_diffusers(part, self._weights(part)))
+        place = find_tokenizer(self.source.path, self.source.tokenizer)
+        files |= {f"tokenizer/{name}": content for name, content in tokenizer_files(place).items()}
+        return files | snapshot.pipeline_files(self._storage.scheduler, self.prediction)
 
     def webui_metadata(self) -> dict[str, str]:
-        """Give what shapes do not tell about this model's architecture, to be written into a single file."""
+        """See `DiffusionModel.webui_metadata`."""
         configs = {part: dict(self._stored(part).config) for part in PARTS if self._stored(part).config}
         return {CONFIG_KEY: json.dumps(configs)} if configs else {}
 
@@ -253,9 +265,9 @@ class StableDiffusion(DiffusionModel):
         if not self.is_loaded(part):
             stored = self._stored(part)
             return {name: stored.read(name) for name in stored.names}
-        module = self.part(part)
+        module, stored = self.part(part), self._stored(part)
         prefix = build.module_prefix(module, part)
-        return {prefix + name: tensor for name, tensor in module.state_dict().items()}
+        return {prefix + name: _unrounded(t, stored, prefix + name) for name, t in module.state_dict().items()}
 
 
 class StableDiffusion1(StableDiffusion):
@@ -263,6 +275,21 @@ class StableDiffusion1(StableDiffusion):
 
     def __init__(self, source: ModelSource) -> None:
         super().__init__(source, SD1)
+
+
+def _unrounded(tensor: Tensor, stored: StoredPart, name: str) -> Tensor:
+    """Give a weight as stored where what is held is that, in fewer bits."""
+    if tensor.dtype == torch.float32 or name not in stored.names:
+        return tensor
+    whole = stored.read(name).reshape(tensor.shape)
+    return whole if torch.equal(whole.to(tensor.dtype), tensor.cpu()) else tensor
+
+
+def _as_diffusers(part: Part, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the VAE's attention weights diffusers' shape, that of a linear layer."""
+    if part != "vae":
+        return dict(weights)
+    return {name: t.flatten(1) if naming.is_vae_attention(name) else t for name, t in weights.items()}
 
 
 def _as_ldm(name: str, tensor: Tensor) -> Tensor:
@@ -283,7 +310,7 @@ def _schedule(config: Mapping[str, Any]) -> NoiseSchedule:
 
 
 def _prediction(config: Mapping[str, Any], shapes: Mapping[str, Any], family: SDFamily) -> Prediction:
-    if "v_pred" in shapes:  # an empty tensor that tells ComfyUI the same
+    if _V_MARK in shapes:
         return "v_prediction"
     found = config.get("prediction_type", family.prediction)
     if found == "epsilon":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -59,6 +60,29 @@ def clip_tokenizer(path: Path) -> Any:
     return libraries.tokenizer_class()(
         vocab=vocabulary.number_tokens(merges), merges=merges, model_max_length=MAX_LENGTH
     )
+
+
+def tokenizer_files(place: Path) -> dict[str, bytes]:
+    """Give the files of a tokenizer folder: name to content, readable by transformers 4 and 5.
+
+    Args:
+        place: As for `load_tokenizer`.
+    """
+    if place.is_dir():
+        files = {name: (place / name).read_bytes() for name in _FILES if (place / name).is_file()}
+    else:
+        merges = vocabulary.read_merges(place)
+        lines = "".join(f"{left} {right}\n" for left, right in merges)
+        numbers = json.dumps(vocabulary.number_tokens(merges), ensure_ascii=False)
+        files = {"vocab.json": numbers.encode(), "merges.txt": f"#version: 0.2\n{lines}".encode()}
+    end = vocabulary.END
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": MAX_LENGTH,
+        "bos_token": vocabulary.START,
+        **dict.fromkeys(("eos_token", "pad_token", "unk_token"), end),
+    }
+    return {"tokenizer_config.json": json.dumps(config, indent=2).encode(), **files}
 
 
 def find_tokenizer(model: Path | None, given: Path | None = None, *, say: Callable[[str], None] = LOG.info) -> Path:

@@ -30,7 +30,8 @@ class RunInfo:
         prediction: `epsilon` or `v_prediction`.
         base_name: Name of the base model, no folder.
         base_digest: SHA-256 of the base model's file, or "" when it is a folder or was not computed.
-        images: The data set.
+        images: The data set, regularization left out.
+        regularization: The regularization images.
         buckets: Bucket size to number of images times repeats.
         started_at: Unix seconds.
         finished_at: Unix seconds.
@@ -56,3 +57,4 @@ class RunInfo:
     trigger: str = ""
     suffix: str = ""
     picture: Path | None = None
+    regularization: tuple[ImageRecord, ...] = ()

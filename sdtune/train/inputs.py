@@ -55,7 +55,9 @@ class InputSource:
         """Give epoch and batch of a micro-step."""
         if self._planned[0] != micro.epoch:
             run, train = self._run, self._run.options.train
-            batches = plan_epoch(train.seed, micro.epoch, run.index.images, run.placements, train.batch_size)
+            batches = plan_epoch(
+                train.seed, micro.epoch, run.index.images, run.placements, train.batch_size, run.rotations
+            )
             self._planned = (micro.epoch, batches)
         return micro.epoch, self._planned[1][micro.batch]
 
@@ -65,7 +67,7 @@ class InputSource:
         epochs = table.epochs_done(step)
         started = range(epochs * table.steps_per_epoch, step)
         rest = sum(len(self.plan(micro)[1].visits) for k in started for micro in table.micro_steps(k))
-        return epochs * self._run.index.visits + rest
+        return epochs * sum(self._run.bucket_counts().values()) + rest
 
     def inputs(self, epoch: int, plan: BatchPlan) -> StepInputs:
         """Build everything a forward needs, on the device."""
@@ -84,6 +86,7 @@ class InputSource:
             cond=self._conditioning(batch.captions),
             weights=batch.weights.to(device),
             mask=_move(batch.mask, device),
+            is_regularization=batch.is_regularization,
         )
 
     def _conditioning(self, captions: tuple[str, ...]) -> Conditioning | None:
@@ -100,6 +103,7 @@ def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:
         latents=latents,
         method_captions=run.method.captions,
         latent_factor=run.model.latent_factor,
+        epochs=run.timetable.epochs,
     )
 
 

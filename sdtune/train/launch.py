@@ -11,14 +11,15 @@ from sdtune.config.dump import dump
 from sdtune.errors import SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
 from sdtune.train.checkpoint import latest_checkpoint
+from sdtune.train.drawing import draw_missing
 from sdtune.train.finish import check_targets, deliver_finished
 from sdtune.train.folder import RunFolder, RunLock, remember_last
 from sdtune.train.inputs import open_source
-from sdtune.train.memory import keep_freed_memory, peak_memory_bytes
+from sdtune.train.memory import keep_freed_memory, peak_memory_bytes, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
 from sdtune.train.previews import PreviewObserver, preview_requests
-from sdtune.train.run import assemble, run_folder
+from sdtune.train.run import assemble, open_base, run_folder
 from sdtune.train.signals import StopRequest
 from sdtune.train.trainer import Trainer
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sdtune.config.compose import Loaded
+    from sdtune.data.missing import MissingImage
     from sdtune.plugins import Registry
     from sdtune.train.checkpoint import Checkpoint
     from sdtune.train.run import Run
@@ -41,6 +43,9 @@ class Screen:
 
     def caching(self, what: str, done: int, count: int) -> None:
         """Show how far a cache is filled."""
+
+    def drawing(self, what: str, done: int, count: int) -> None:
+        """Show how many pictures are drawn before training."""
 
     def observers(self) -> Sequence[Observer]:
         """Give observers that show the training."""
@@ -68,6 +73,9 @@ def start(
     folder.create(overwrite=overwrite)
     write_text(folder.config, dump(loaded.options, loaded.origins))
     folder.write_facts(_facts(run))
+    if missing := run.missing:
+        del run  # the base model that draws needs its memory
+        run = _draw_first(missing, loaded, registry, screen, folder)
     _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
     return run
 
@@ -87,9 +95,27 @@ def resume(
     for line in damaged:
         screen.say(f"passed over a damaged checkpoint: {line}")
     run = assemble(loaded, registry, folder)
+    if missing := run.missing:
+        del run
+        run = _draw_first(missing, loaded, registry, screen, folder)
     if checkpoint is not None:
         screen.say(f"{run.name}: going on after step {checkpoint.position.step} of {run.timetable.steps}")
     _train(run, registry, screen, checkpoint=checkpoint, stop_after=stop_after)
+
+
+def _draw_first(
+    missing: Sequence[MissingImage], loaded: Loaded, registry: Registry, screen: Screen, folder: RunFolder
+) -> Run:
+    """Draw regularization images that are missing, and assemble the run with them."""
+    with RunLock(folder), _log_to(folder), StopRequest() as stop:
+
+        def on_progress(what: str, done: int, count: int) -> None:
+            screen.drawing(what, done, count)
+            stop.check()
+
+        draw_missing(open_base(loaded.options, registry), missing, loaded.options.regularization.generate, on_progress)
+    return_freed_memory()
+    return assemble(loaded, registry, folder)
 
 
 def _train(

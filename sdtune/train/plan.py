@@ -11,6 +11,9 @@ from sdtune import __version__
 from sdtune.train.optim import group_rates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdtune.data.types import ImageRecord
     from sdtune.train.method import ParamGroup
     from sdtune.train.run import Run
 
@@ -84,6 +87,7 @@ def make_plan(run: Run) -> Plan:
         "run": f"{run.name}: {run.spec.name} ({run.spec.summary}), sdtune {__version__}",
         "model": _model_text(run),
         "images": _images_text(run),
+        **_regularization_facts(run),
         "captions": _captions_text(run),
         "buckets": ", ".join(f"{size} x {count}" for size, count in run.bucket_counts().items()),
         "steps": _steps_text(run),
@@ -106,16 +110,33 @@ def _model_text(run: Run) -> str:
 
 
 def _images_text(run: Run) -> str:
-    subsets = {image.subset.name: image.subset for image in run.index.images}
-    counts = {name: sum(image.subset.name == name for image in run.index.images) for name in subsets}
+    return _folders_text(run.index.instances)
+
+
+def _folders_text(images: Sequence[ImageRecord]) -> str:
+    subsets = {image.subset.name: image.subset for image in images}
+    counts = Counter(image.subset.name for image in images)
     parts = [f"{name}: {counts[name]} x {subset.repeats} repeats" for name, subset in subsets.items()]
-    return f"{len(run.index.images)} ({'; '.join(parts)})"
+    return f"{len(images)} ({'; '.join(parts)})"
+
+
+def _regularization_facts(run: Run) -> dict[str, str]:
+    images, options = run.index.regularization, run.options.regularization
+    if not images:
+        return {}
+    visits = sum(rotation.visits for rotation in run.rotations)
+    weight = f"{options.weight:g}" if options.weight_end is None else f"{options.weight:g} to {options.weight_end:g}"
+    text = f"{_folders_text(images)}, {visits} visits an epoch in turn, weight {weight}"
+    if run.missing:
+        places = ", ".join(dict.fromkeys(str(item.path.parent) for item in run.missing))
+        text += f"; {len(run.missing)} of them are drawn first, into {places}"
+    return {"regularization": text}
 
 
 def _captions_text(run: Run) -> str:
-    counts = Counter(image.subset.caption_source for image in run.index.images)
+    counts = Counter(image.subset.caption_source for image in run.index.instances)
     sources = [f"{count} from {_SOURCES.get(source, source)}" for source, count in sorted(counts.items())]
-    distinct = len({image.caption for image in run.index.images})
+    distinct = len({image.caption for image in run.index.instances})
     trigger = run.trigger()
     shared = f", all begin with '{trigger}'" if trigger else ""
     return f"{', '.join(sources)}; {distinct} different{shared}"
@@ -132,6 +153,8 @@ def _steps_text(run: Run) -> str:
 
 
 def _file_text(run: Run, parameters: int) -> str:
+    if run.method.kind == "checkpoint":
+        return f"{run.folder.exports / run.name}.safetensors, the whole model in {run.options.save.dtype}"
     size = parameters * _BYTES[run.options.save.dtype]
     return f"{run.folder.exports / run.name}.safetensors, about {size / 2**20:.1f} MiB in {run.options.save.dtype}"
 

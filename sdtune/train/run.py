@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,13 @@ import torch
 from sdtune.config.compose import method_options
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
-from sdtune.data.plan import batches_per_epoch
+from sdtune.data.missing import find_missing, with_planned
+from sdtune.data.plan import batches_per_epoch, count_visits
+from sdtune.data.regularization import find_sources
+from sdtune.data.rotation import plan_rotations
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.open import open_model
+from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
 from sdtune.train.info import RunInfo
 from sdtune.train.optim import group_rates
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
     from sdtune.config.schema import CoreOptions
     from sdtune.data.index import DataIndex
+    from sdtune.data.missing import MissingImage
+    from sdtune.data.rotation import Rotation
     from sdtune.data.text_cache import TextCache
     from sdtune.data.types import Placement, Size
     from sdtune.export.artifact import ArtifactKind
@@ -75,6 +80,8 @@ class Run:
         groups: Trained parameters by learning rate.
         index: The data set.
         placements: How each image comes to its bucket.
+        rotations: How regularization images take turns.
+        missing: Regularization images to be drawn first; the data set holds them as if they were there.
         timetable: Steps and epochs.
         device: Where the model computes.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
@@ -91,6 +98,8 @@ class Run:
     groups: tuple[ParamGroup, ...]
     index: DataIndex
     placements: tuple[Placement, ...]
+    rotations: tuple[Rotation, ...]
+    missing: tuple[MissingImage, ...]
     timetable: Timetable
     device: torch.device
     texts: TextCache | None = None
@@ -140,9 +149,7 @@ class Run:
 
     def bucket_counts(self) -> dict[Size, int]:
         """Count visits in an epoch by bucket, largest bucket first."""
-        counts: Counter[Size] = Counter()
-        for image, placement in zip(self.index.images, self.placements, strict=True):
-            counts[placement.bucket] += image.subset.repeats
+        counts = count_visits(self.index.images, self.placements, self.rotations)
         return dict(sorted(counts.items(), key=lambda item: (-item[0].width * item[0].height, item[0])))
 
     def info(self, step: int, suffix: str) -> RunInfo:
@@ -162,7 +169,8 @@ class Run:
             prediction=self.model.prediction,
             base_name=self.model.source.name,
             base_digest="",
-            images=self.index.images,
+            images=self.index.instances,
+            regularization=self.index.regularization,
             buckets=self.bucket_counts(),
             started_at=self.started_at,
             finished_at=time.time(),
@@ -172,7 +180,7 @@ class Run:
 
     def trigger(self) -> str:
         """Give the words all captions begin with, up to the last that is no link; empty when they share none."""
-        captions = [image.caption.replace(",", " ,").split() for image in self.index.images]
+        captions = [image.caption.replace(",", " ,").split() for image in self.index.instances]
         shared: list[str] = []
         for words in zip(*captions, strict=False):
             if len(set(words)) > 1:
@@ -225,14 +233,13 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         ModelError: The model cannot be loaded, or the method does not work on its family.
     """
     options, spec = loaded.options, loaded.spec
-    index = build_index(options.data)
-    device = choose_device()
-    model = open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
+    model = open_base(options, registry)
     check_family(spec, model.family)
     options = with_native_resolution(options, model)
-    placements = place_images(index.images, options.data)
+    index, placements, missing = read_data(options, model)
+    rotations = plan_rotations(index.images, placements, options.regularization.ratio)
     method = load_method(spec, options)
-    method.check(index.images)
+    method.check([image for image in index.images if not image.subset.is_regularization])
     for part in method.parts():
         model.load(part)
     groups = tuple(method.attach(model, options.train.seed))
@@ -249,11 +256,38 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         groups=groups,
         index=index,
         placements=placements,
+        rotations=rotations,
+        missing=missing,
         timetable=plan_timetable(
-            options, batches_per_epoch(index.images, placements, options.train.batch_size), groups
+            options, batches_per_epoch(index.images, placements, options.train.batch_size, rotations), groups
         ),
-        device=device,
+        device=model.source.device,
     )
+
+
+def read_data(
+    options: CoreOptions, model: DiffusionModel
+) -> tuple[DataIndex, tuple[Placement, ...], tuple[MissingImage, ...]]:
+    """Read the images and place them; regularization images that will be drawn are counted as if they were there."""
+    sources = find_sources(
+        options.regularization,
+        options.data.subsets,
+        lambda prompt: drawing_folder(model, prompt, options.data.resolution),
+    )
+    index = build_index(options.data, sources)
+    placements = place_images(index.images, options.data)
+    missing: list[MissingImage] = []
+    for source in sources:
+        if found := find_missing(source, index, placements):
+            index, placements = with_planned(index, placements, source, found)
+            missing += found
+    return index, placements, tuple(missing)
+
+
+def open_base(options: CoreOptions, registry: Registry) -> DiffusionModel:
+    """Open the base model of a run on its device."""
+    device = choose_device()
+    return open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
 
 
 def plan_timetable(options: CoreOptions, batches: int, groups: Sequence[ParamGroup]) -> Timetable:

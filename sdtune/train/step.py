@@ -32,6 +32,7 @@ class StepInputs:
         cond: The captions' conditioning from the cache.
         weights: (B,) float32.
         mask: (B, 1, h, w) float32 weight over the picture, or None.
+        is_regularization: For each sample, whether it shows the class and not the subject; empty: none does.
     """
 
     pixels: Tensor | None
@@ -44,6 +45,7 @@ class StepInputs:
     cond: Conditioning | None
     weights: Tensor
     mask: Tensor | None = None
+    is_regularization: tuple[bool, ...] = ()
 
 
 class TrainStep(nn.Module):

@@ -64,6 +64,25 @@ class _StepResult:
     sample_ids: tuple[str, ...]
 
 
+class _PriorLosses:
+    """Unweighted losses of one step, the subject's and its class's apart."""
+
+    def __init__(self, *, is_used: bool) -> None:
+        self._is_used = is_used
+        self._losses: dict[str, list[Tensor]] = {"instance": [], "prior": []}
+
+    def add(self, terms: Mapping[str, Tensor], is_regularization: Sequence[bool]) -> None:
+        """Take in a batch: named terms, each (B,)."""
+        if self._is_used:
+            losses = torch.stack(list(terms.values())).sum(0)
+            for loss, is_prior in zip(losses.unbind(), is_regularization, strict=True):
+                self._losses["prior" if is_prior else "instance"].append(loss)
+
+    def means(self) -> dict[str, Tensor]:
+        """Give the mean of each kind that the step had samples of."""
+        return {name: torch.stack(losses).mean() for name, losses in self._losses.items() if losses}
+
+
 class Trainer:
     """Train a run from where it stands to its last step.
 
@@ -219,6 +238,7 @@ class Trainer:
         count = sum(len(batch.visits) for _, batch in batches)
         losses: list[Tensor] = []
         terms: dict[str, Tensor] = {}
+        prior = _PriorLosses(is_used=bool(self.run.rotations))
         for number, (epoch, batch) in enumerate(batches, start=1):
             inputs = self._source.inputs(epoch, batch)
             self._source.drawer.seed_layers(epoch, [visit.sample_id for visit in batch.visits])
@@ -226,8 +246,9 @@ class Trainer:
             losses.append(share)
             for name, term in named.items():
                 terms[name] = terms.get(name, torch.zeros_like(share)) + term.sum() / count
+            prior.add(named, inputs.is_regularization)
         ids = tuple(visit.sample_id for _, batch in batches for visit in batch.visits)
-        return _StepResult(loss=torch.stack(losses).sum(), terms=terms, sample_ids=ids)
+        return _StepResult(loss=torch.stack(losses).sum(), terms=terms | prior.means(), sample_ids=ids)
 
     def _micro_step(self, inputs: StepInputs, count: int, *, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of one batch; its losses are divided by the samples of the whole step."""

@@ -68,7 +68,7 @@ class ToyModel(DiffusionModel):
 
     encode_images = count_tokens = targets = replace = webui_key = part_digest
     webui_state_dict = enable_gradient_checkpointing = part_digest
-    unfreeze = embed_tokens = set_embeddings = part_digest
+    unfreeze = embed_tokens = set_embeddings = webui_metadata = diffusers_files = part_digest
 
 
 class GaussianModel(ToyModel):

@@ -1,0 +1,59 @@
+"""DreamBooth as a method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdtune.api import Artifact, FolderArtifact, Method, ParamGroup
+from sdtune_dreambooth.config import DreamBoothOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sdtune.api import AnyArtifact, DiffusionModel, Part, RunInfo
+
+
+class DreamBoothMethod(Method[DreamBoothOptions]):
+    """Train whole parts of the model; the file is a model of its own."""
+
+    kind = "checkpoint"
+
+    def parts(self) -> Sequence[Part]:
+        """List nothing: trained parts are loaded by `attach`, in the dtype that training needs."""
+        return ()
+
+    def attach(self, model: DiffusionModel, seed: int) -> Sequence[ParamGroup]:
+        """Unfreeze the chosen parts; nothing is added, so nothing is drawn and the answer stays."""
+        options = self.config
+        groups = []
+        if options.trains_unet:
+            groups.append(_group(model, "unet", options.unet_lr))
+        if options.trains_text_encoder:
+            groups.append(_group(model, "text_encoder", options.text_encoder_lr, options.text_encoder_stop))
+        return groups
+
+    def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[AnyArtifact]:
+        """Give the model as one file with webui's names, and as a diffusers folder when asked for."""
+        yield Artifact(
+            kind=self.kind,
+            stem=run.name,
+            tensors=model.webui_state_dict(),
+            metadata={**model.webui_metadata(), **_metadata(self.config)},
+        )
+        if self.config.diffusers:
+            yield FolderArtifact(kind=self.kind, stem=f"{run.name}-diffusers", files=model.diffusers_files())
+
+
+def _group(model: DiffusionModel, part: Part, lr: float | str, stop: float | str | None = None) -> ParamGroup:
+    params = model.unfreeze(part)
+    layers = {name.rpartition(".")[0] for name in params}
+    return ParamGroup(name=part, part=part, params=params, lr=lr, modules=len(layers), stop=stop)
+
+
+def _metadata(options: DreamBoothOptions) -> dict[str, str]:
+    text_encoder_lr = options.text_encoder_lr if options.trains_text_encoder else None
+    return {
+        "ss_learning_rate": str(options.unet_lr),
+        "ss_unet_lr": str(options.unet_lr),
+        "ss_text_encoder_lr": str(text_encoder_lr),
+    }

@@ -1,0 +1,102 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sdtune.config.schema import DataOptions, RegularizationOptions
+from sdtune.data.batches import BatchBuilder
+from sdtune.data.buckets import place_images
+from sdtune.data.index import build_index
+from sdtune.data.plan import plan_epoch
+from sdtune.data.regularization import find_sources, weight_at
+from sdtune.data.rotation import plan_rotations
+from sdtune.errors import DataError
+from sdtune.testing.images import write_images
+
+
+@pytest.fixture
+def index(tmp_path):
+    write_images(tmp_path / "data" / "2_zwx dog", 2, caption="a photo of a zwx dog")
+
+    def index(**options):
+        options = {"path": tmp_path / "reg", **options}
+        return build_index(DataOptions(path=tmp_path / "data"), find_sources(RegularizationOptions(**options)))
+
+    return index
+
+
+def test_regularization_images_come_last_and_apart(tmp_path, index):
+    write_images(tmp_path / "reg", 3, caption="a photo of a dog")
+    found = index()
+    assert [image.name for image in found.images][2:] == [f"regularization/{n:02d}.png" for n in range(3)]
+    assert (len(found.instances), len(found.regularization), found.visits) == (2, 3, 4)
+
+
+def test_names_never_clash_with_those_of_the_subject(tmp_path, index):
+    write_images(tmp_path / "reg" / "2_zwx dog", 2)
+    names = [image.name for image in index().images]
+    assert len(set(names)) == 4
+
+
+def test_a_caption_file_comes_before_the_prompt_and_the_prompt_before_the_folder(tmp_path, index):
+    write_images(tmp_path / "reg" / "1_dog", 2, caption=None)
+    (tmp_path / "reg" / "1_dog" / "00.txt").write_text("a brown dog")
+    assert [image.caption for image in index().regularization] == ["a brown dog", "dog"]
+    assert [image.caption for image in index(prompt="a dog").regularization] == ["a brown dog", "a dog"]
+
+
+def test_without_any_caption_the_remedy_is_told(tmp_path, index):
+    write_images(tmp_path / "reg", 2, caption=None)
+    with pytest.raises(DataError, match=r"no caption for 2 of 2.*set regularization\.prompt"):
+        index()
+
+
+def test_folders_that_pair_with_none_belong_to_all(tmp_path, index):
+    write_images(tmp_path / "reg" / "1_dog", 1)
+    write_images(tmp_path / "reg" / "1_bird", 1)
+    assert {subset.pairs_with for subset in index().subsets if subset.is_regularization} == {()}
+
+
+def test_a_folder_pairs_with_the_training_folder_of_its_class(tmp_path, index):
+    write_images(tmp_path / "reg" / "1_dog", 1)
+    (subset,) = {image.subset for image in index().regularization}
+    assert subset.pairs_with == ("2_zwx dog",)
+
+
+def test_the_digest_knows_the_regularization(tmp_path, index):
+    write_images(tmp_path / "reg", 1)
+    digests = {build_index(DataOptions(path=tmp_path / "data")).digest}
+    digests |= {index().digest, index(weight=0.5).digest, index(weight_end=0.5).digest, index(prompt="dog").digest}
+    assert len(digests) == 4  # the caption file makes the prompt idle
+
+
+def test_the_weight_goes_straight_from_the_first_to_the_last_epoch(tmp_path, index):
+    write_images(tmp_path / "reg", 1)
+    subset = index(weight=1, weight_end=0.2).regularization[0].subset
+    assert [weight_at(subset, epoch, 5) for epoch in range(5)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2])
+    assert weight_at(replace(subset, weight_end=None), 4, 5) == 1
+    assert weight_at(subset, 0, 1) == 1
+
+
+def test_batches_mark_and_weigh_regularization_and_keep_its_captions(tmp_path, index):
+    write_images(tmp_path / "reg", 4, caption="a photo of a dog")
+    found, options = index(weight=0.25), DataOptions(path=tmp_path / "data", resolution="64")
+    placements = place_images(found.images, options)
+    builder = BatchBuilder(found, placements, options, 1, method_captions=lambda text, subset: ["taught"])
+    plan = plan_epoch(1, 0, found.images, placements, 8, plan_rotations(found.images, placements, 1))
+    batch = builder.build(plan[0], 0)
+    priors = torch.tensor(batch.is_regularization)
+    assert priors.sum() == 4
+    assert batch.weights[priors].tolist() == [0.25] * 4
+    assert batch.weights[~priors].tolist() == [1] * 4
+    assert {(text, prior) for text, prior in zip(batch.captions, batch.is_regularization, strict=True)} == {
+        ("taught", False),
+        ("a photo of a dog", True),
+    }
+
+
+def test_a_folder_named_reg_among_the_training_folders_is_refused(tmp_path):
+    write_images(tmp_path / "5_dog", 1)
+    write_images(tmp_path / "reg", 1)
+    with pytest.raises(DataError, match=r"set regularization\.path"):
+        build_index(DataOptions(path=tmp_path))
