@@ -20,36 +20,63 @@ if TYPE_CHECKING:
 Rule = TypeVar("Rule", bound=TargetRule)
 
 
-class Adapter(nn.Module, ABC):
+class Wrapper(nn.Module):
+    """A module standing in the place of a layer, and looking like it.
+
+    Attributes:
+        base: The layer.
+    """
+
+    base: nn.Linear | nn.Conv2d | Wrapper
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(base, nn.Linear | nn.Conv2d | Wrapper):
+            raise TypeError(f"an adapter acts on a Linear or a Conv2d, not on {type(base).__name__}")
+        self.base = base
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight: libraries read dtype and device of a layer from it."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias."""
+        return self.base.bias
+
+
+class Adapter(Wrapper, ABC):
     """A trained change of a frozen Linear or Conv2d, standing in its place.
 
     Attributes:
         base: The layer, frozen.
+
+    Raises:
+        ConfigError: Another method stands in the layer's place already.
     """
 
     base: nn.Linear | nn.Conv2d
 
     def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        if not isinstance(base, nn.Linear | nn.Conv2d):
-            raise TypeError(f"an adapter acts on a Linear or a Conv2d, not on {type(base).__name__}")
+        super().__init__(base)
+        if isinstance(base, Wrapper):
+            raise ConfigError(
+                "two methods act on the same layers",
+                where="method",
+                hint="choose one, or name the one that changes weights first",
+            )
         if isinstance(base, nn.Conv2d) and not (base.groups == 1 and base.padding_mode == "zeros"):
             raise TypeError("an adapter acts on convolutions with one group, padded by zeros")
-        self.base = base.requires_grad_(False)
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight: libraries read dtype and device of a layer from it."""
-        return self.base.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The frozen bias."""
-        return self.base.bias
+        base.requires_grad_(False)
 
     @abstractmethod
     def delta_weight(self) -> Tensor:
         """Compute what is added to the frozen weight: its shape, float32."""
+
+    def delta_bias(self) -> Tensor | None:
+        """Compute what is added to the frozen bias, (out,) float32; the default is None, nothing."""
+        return None
 
 
 def match_targets(targets: Iterable[Target], rules: Sequence[Rule]) -> list[tuple[Target, Rule | None]]:
@@ -91,4 +118,7 @@ def merge_adapters(model: DiffusionModel, adapters: Mapping[str, Adapter]) -> No
     """Add what adapters learned to the frozen weights (summed in float32), and put the layers back."""
     for adapter in adapters.values():
         adapter.weight.copy_(adapter.weight.float() + adapter.delta_weight())
+        delta_bias = adapter.delta_bias()
+        if adapter.bias is not None and delta_bias is not None:
+            adapter.bias.copy_(adapter.bias.float() + delta_bias)
     detach_adapters(model, adapters)

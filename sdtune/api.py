@@ -15,10 +15,10 @@ from sdtune.randomness import derive_generator, derive_seed
 from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec
 
 if TYPE_CHECKING:
-    from sdtune.adapters import Adapter, attach_adapters, detach_adapters, match_targets, merge_adapters
+    from sdtune.adapters import Adapter, Wrapper, attach_adapters, detach_adapters, match_targets, merge_adapters
     from sdtune.data.types import ImageRecord, Subset
     from sdtune.export.artifact import AnyArtifact, Artifact, BytesArtifact, FolderArtifact, PickledArtifact
-    from sdtune.export.writer import write_artifact
+    from sdtune.export.writer import write_artifact, write_tensors
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
     from sdtune.models.open import open_model
     from sdtune.train.info import RunInfo
@@ -47,12 +47,14 @@ _LAZY = {
     "StepReport": "sdtune.train.observers",
     "Subset": "sdtune.data.types",
     "Target": "sdtune.models.base",
+    "Wrapper": "sdtune.adapters",
     "attach_adapters": "sdtune.adapters",
     "detach_adapters": "sdtune.adapters",
     "match_targets": "sdtune.adapters",
     "merge_adapters": "sdtune.adapters",
     "open_model": "sdtune.models.open",
     "write_artifact": "sdtune.export.writer",
+    "write_tensors": "sdtune.export.writer",
 }
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "TaggerSpec",
     "Target",
     "TargetRule",
+    "Wrapper",
     "attach_adapters",
     "derive_generator",
     "derive_seed",
@@ -99,6 +102,7 @@ __all__ = [
     "merge_adapters",
     "open_model",
     "write_artifact",
+    "write_tensors",
 ]
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdtune.adapters import Adapter, attach_adapters, detach_adapters, match_targets, merge_adapters
+from sdtune.adapters import Adapter, Wrapper, attach_adapters, detach_adapters, match_targets, merge_adapters
 from sdtune.config.targets import TargetRule
 from sdtune.errors import ConfigError
 from sdtune.models.base import Target
@@ -87,3 +87,16 @@ def test_an_adapter_freezes_its_layer_and_shows_its_weight():
 def test_other_layers_are_refused(module):
     with pytest.raises(TypeError, match="an adapter acts on"):
         Doubled(module)
+
+
+def test_a_layer_has_one_adapter():
+    with pytest.raises(ConfigError, match="two methods act on the same layers"):
+        Doubled(Doubled(nn.Linear(3, 2)))
+
+
+def test_a_wrapper_looks_like_what_it_wraps_and_freezes_nothing():
+    layer = nn.Linear(3, 2)
+    wrapper = Wrapper(Wrapper(layer))
+    assert wrapper.weight is layer.weight
+    assert wrapper.bias is layer.bias
+    assert layer.weight.requires_grad

@@ -60,9 +60,9 @@ class BatchBuilder:
         self._options = options
         self._seed = seed
         self._latents = latents
-        self._masks = AlphaMasks(latent_factor) if options.alpha_weight else None
         self._hook = method_captions
         self._epochs = epochs
+        self._masks = AlphaMasks(latent_factor) if options.alpha_weight else None
 
     def build(self, plan: BatchPlan, epoch: int) -> Batch:
         """Build one batch.
@@ -88,8 +88,8 @@ class BatchBuilder:
             std=posterior.std if posterior else None,
             weights=torch.tensor([weight_at(own, epoch, self._epochs) for own in subsets], dtype=torch.float32),
             size=plan.bucket,
-            mask=self._masks.get(items) if self._masks else None,
             is_regularization=tuple(own.is_regularization for own in subsets),
+            mask=self._masks.get(items) if self._masks else None,
         )
 
     def caption(self, visit: Visit, epoch: int) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdtune.data.prompts import class_text_of
+from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -60,6 +62,9 @@ def find_sources(
         options: Those of all.
         subsets: Training folders, which may have their own.
         folder_for: Gives the folder for images drawn by a prompt, where no path is given.
+
+    Raises:
+        ConfigError: Two of them are one folder.
     """
     places: list[tuple[str, Path | None, str | None, int, SubsetOptions | None]] = [
         (PREFIX, options.path, options.prompt, options.generate.per_image, None)
@@ -67,7 +72,7 @@ def find_sources(
     for number, subset in enumerate(subsets, start=1):
         if (own := subset.regularization) is not None:
             places.append((f"{PREFIX}{number}/", own.path, own.prompt, own.per_image, subset))
-    return tuple(
+    sources = tuple(
         RegularizationSource(
             path=path or folder_for(prompt or ""),
             prefix=prefix,
@@ -82,6 +87,8 @@ def find_sources(
         for prefix, path, prompt, per_image, subset in places
         if path is not None or per_image
     )
+    _refuse_shared_folders(sources)
+    return sources
 
 
 def find_pairs(
@@ -112,6 +119,15 @@ def weight_at(subset: Subset, epoch: int, epochs: int) -> float:
         return subset.weight
     done = min(1.0, epoch / (epochs - 1))
     return subset.weight + done * (subset.weight_end - subset.weight)
+
+
+def _refuse_shared_folders(sources: Sequence[RegularizationSource]) -> None:
+    for path, times in Counter(source.path.resolve() for source in sources).items():
+        if times > 1:
+            raise ConfigError(
+                f"the regularization images in {path} are named {times} times",
+                hint="name them once in regularization, for all folders, or give each folder a path of its own",
+            )
 
 
 def _words(subset: Subset) -> list[str]:

@@ -119,8 +119,8 @@ class Batch:
         std: (B, 4, h, w) float32 standard deviation, scaled; None when latents are not cached.
         weights: (B,) float32 loss weights.
         size: Size of the bucket in px.
-        mask: (B, 1, h, w) float32 weight over the picture, of mean 1; None where all of it counts alike.
         is_regularization: For each sample, whether it shows the class and not the subject.
+        mask: (B, 1, h, w) float32 weight over the picture, of mean 1; None where all of it counts alike.
     """
 
     sample_ids: tuple[str, ...]
@@ -130,5 +130,5 @@ class Batch:
     std: Tensor | None
     weights: Tensor
     size: Size
-    mask: Tensor | None = None
     is_regularization: tuple[bool, ...] = ()
+    mask: Tensor | None = None

@@ -55,10 +55,9 @@ def write_artifact(
     match artifact:
         case Artifact():
             tensors = dict(_cast_all(artifact.tensors, dtype, artifact.keep_dtype))
-            metadata = build_metadata(artifact, info, with_captions=with_captions) if info else artifact.metadata
-            metadata = _with_hashes(tensors, metadata)
             path = folder / f"{artifact.stem}.safetensors"
-            _write_tensors(path, tensors, metadata, overwrite=overwrite)
+            metadata = build_metadata(artifact, info, with_captions=with_captions) if info else artifact.metadata
+            write_tensors(path, tensors, metadata, overwrite=overwrite)
         case PickledArtifact():
             path = folder / f"{artifact.stem}{artifact.suffix}"
             write_bytes(path, encode_pickled(artifact.content), overwrite=overwrite)
@@ -69,6 +68,22 @@ def write_artifact(
             path = folder / artifact.stem
             _write_folder(path, artifact, dtype, overwrite=overwrite)
     return path
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, overwrite: bool) -> None:
+    """Write a `.safetensors` file with the hashes that webuis and model sites look for.
+
+    Args:
+        path: The file; its folder is made when it is missing.
+        tensors: Name to tensor, contiguous, on the CPU.
+        metadata: All but the hashes; old ones are replaced.
+        overwrite: Replace a file of that name.
+
+    Raises:
+        ConfigError: The file is there, and may not be replaced.
+        PlatformError: The file cannot be written.
+    """
+    _write_tensors(path, tensors, _with_hashes(tensors, metadata), overwrite=overwrite)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, overwrite: bool) -> None:

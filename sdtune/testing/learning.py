@@ -117,3 +117,21 @@ def _recognised(pictures: Sequence[Image.Image], control: Sequence[tuple[str, st
     verdicts = classify(load_judge(), pictures)
     hits = [(verdict.colour, verdict.shape) == tuple(wanted) for verdict, wanted in zip(verdicts, control, strict=True)]
     return sum(hits) / len(hits)
+
+
+def class_drift(run: Run, images: Path, *, prompt: str = "a photo of a toy", count: int = 8) -> float:
+    """Measure how much pictures of the class alone have become the subject: mean likeness, in [-1, 1].
+
+    Args:
+        run: A finished run.
+        images: The subject's images.
+        prompt: What calls the class.
+        count: Pictures drawn.
+    """
+    from sdtune.data.types import Size
+    from sdtune.sampling.request import PictureRequest
+    from sdtune.sampling.sampler import sample
+
+    size = Size(*run.options.data.size_px)
+    requests = [PictureRequest(prompt=prompt, seed=100 + n, size=size, cfg=4) for n in range(count)]
+    return _likeness(sample(run.model, requests), images)

@@ -72,6 +72,10 @@ class CombinedMethod(Method[Any]):
         for member in self._members.values():
             member.check(images)
 
+    def notes(self) -> Sequence[str]:
+        """List what each has to tell."""
+        return [note for member in self._members.values() for note in member.notes()]
+
     def loss_terms(self, out: StepOutput) -> Mapping[str, Tensor]:
         """Join the terms; one that several name, as the diffusion loss, counts once."""
         return {key: term for member in self._members.values() for key, term in member.loss_terms(out).items()}

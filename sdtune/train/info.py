@@ -56,5 +56,5 @@ class RunInfo:
     finished_at: float
     trigger: str = ""
     suffix: str = ""
-    picture: Path | None = None
     regularization: tuple[ImageRecord, ...] = ()
+    picture: Path | None = None

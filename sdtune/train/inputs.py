@@ -85,8 +85,8 @@ class InputSource:
             captions=batch.captions,
             cond=self._conditioning(batch.captions),
             weights=batch.weights.to(device),
-            mask=_move(batch.mask, device),
             is_regularization=batch.is_regularization,
+            mask=_move(batch.mask, device),
         )
 
     def _conditioning(self, captions: tuple[str, ...]) -> Conditioning | None:
@@ -101,9 +101,9 @@ def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:
         run.options.data,
         run.options.train.seed,
         latents=latents,
+        epochs=run.timetable.epochs,
         method_captions=run.method.captions,
         latent_factor=run.model.latent_factor,
-        epochs=run.timetable.epochs,
     )
 
 

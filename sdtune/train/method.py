@@ -87,13 +87,9 @@ class Method(ABC, Generic[C]):
     def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[AnyArtifact]:
         """Give the files of the method, from the parameters as they are now."""
 
-    def caption(self, text: str, subset: Subset) -> str:
-        """Treat a caption; the default leaves it as it is."""
-        return text
-
     def captions(self, text: str, subset: Subset) -> Sequence[str]:
-        """Give the forms a caption can take, at least one; each visit draws one. The default is `caption` alone."""
-        return (self.caption(text, subset),)
+        """Give the forms a caption can take, at least one; each visit draws one. The default leaves it as it is."""
+        return (text,)
 
     def check(self, images: Sequence[ImageRecord]) -> None:
         """Refuse images or captions that it cannot learn from, before training; the default takes all.
@@ -104,6 +100,10 @@ class Method(ABC, Generic[C]):
         Raises:
             SdtuneError: A child that says what to change.
         """
+
+    def notes(self) -> Sequence[str]:
+        """Tell, after `attach`, what may surprise a user, one line each, for the plan; the default has nothing."""
+        return ()
 
     def loss_terms(self, out: StepOutput) -> Mapping[str, Tensor]:
         """Split the loss into named terms (B,), which are added; the default is the diffusion loss alone."""

@@ -94,7 +94,12 @@ def make_plan(run: Run) -> Plan:
         "file": _file_text(run, sum(group.parameters for group in trained)),
         "folder": str(run.folder.path),
     }
-    return Plan(facts=facts, trained=trained, notes=(*run.index.notes, *_notes(run)), steps=run.timetable.steps)
+    return Plan(
+        facts=facts,
+        trained=trained,
+        notes=(*run.index.notes, *run.method.notes(), *_notes(run)),
+        steps=run.timetable.steps,
+    )
 
 
 def _lr_text(group: ParamGroup, run: Run) -> str:

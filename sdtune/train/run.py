@@ -239,7 +239,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
     index, placements, missing = read_data(options, model)
     rotations = plan_rotations(index.images, placements, options.regularization.ratio)
     method = load_method(spec, options)
-    method.check([image for image in index.images if not image.subset.is_regularization])
+    method.check(index.instances)
     for part in method.parts():
         model.load(part)
     groups = tuple(method.attach(model, options.train.seed))

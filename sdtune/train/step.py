@@ -31,8 +31,8 @@ class StepInputs:
         captions: B captions, encoded here when `cond` is None.
         cond: The captions' conditioning from the cache.
         weights: (B,) float32.
-        mask: (B, 1, h, w) float32 weight over the picture, or None.
         is_regularization: For each sample, whether it shows the class and not the subject; empty: none does.
+        mask: (B, 1, h, w) float32 weight over the picture, or None.
     """
 
     pixels: Tensor | None
@@ -44,8 +44,8 @@ class StepInputs:
     captions: tuple[str, ...]
     cond: Conditioning | None
     weights: Tensor
-    mask: Tensor | None = None
     is_regularization: tuple[bool, ...] = ()
+    mask: Tensor | None = None
 
 
 class TrainStep(nn.Module):

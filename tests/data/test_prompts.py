@@ -4,7 +4,7 @@ from sdtune.config.schema import DataOptions, RegularizationOptions, SubsetOptio
 from sdtune.data.index import build_index
 from sdtune.data.prompts import class_text_of, fill_template, instance_text
 from sdtune.data.regularization import find_sources
-from sdtune.errors import DataError
+from sdtune.errors import ConfigError, DataError
 from sdtune.testing.images import write_images
 
 
@@ -87,6 +87,13 @@ def test_a_subset_brings_the_images_of_its_own_class(tmp_path):
         *[("a photo of a dog", ("rex",))] * 2,
         *[("a cat", ("tom",))] * 3,
     ]
+
+
+def test_two_folders_with_one_place_for_their_class_are_refused(tmp_path):
+    own = {"prompt": "a dog", "per_image": 1}
+    subsets = tuple(SubsetOptions(path=tmp_path / name, regularization=own) for name in ("rex", "tom"))
+    with pytest.raises(ConfigError, match="named 2 times"):
+        find_sources(RegularizationOptions(), subsets, lambda prompt: tmp_path / prompt)
 
 
 def test_a_subset_without_captions_and_prompt_is_told_so(tmp_path):

@@ -82,7 +82,7 @@ def test_batches_mark_and_weigh_regularization_and_keep_its_captions(tmp_path, i
     write_images(tmp_path / "reg", 4, caption="a photo of a dog")
     found, options = index(weight=0.25), DataOptions(path=tmp_path / "data", resolution="64")
     placements = place_images(found.images, options)
-    builder = BatchBuilder(found, placements, options, 1, method_captions=lambda text, subset: ["taught"])
+    builder = BatchBuilder(found, placements, options, 1, method_captions=lambda text, subset: ("taught",))
     plan = plan_epoch(1, 0, found.images, placements, 8, plan_rotations(found.images, placements, 1))
     batch = builder.build(plan[0], 0)
     priors = torch.tensor(batch.is_regularization)

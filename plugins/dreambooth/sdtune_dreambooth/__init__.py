@@ -15,7 +15,8 @@ def sdtune_methods() -> list[MethodSpec]:
             summary="DreamBooth: all weights of the UNet learn, and if wanted the text encoder; gives a whole model",
             config=DreamBoothOptions,
             factory="sdtune_dreambooth.method:DreamBoothMethod",
-            switches=(("lora", "lora"),),
+            demo=("train.steps=150", "train.batch_size=2", "dreambooth.unet_lr=1e-4"),
             flags=("unet_lr", "text_encoder", "text_encoder_lr", "text_encoder_stop", "diffusers"),
+            switches=(("lora", "lora"),),
         )
     ]

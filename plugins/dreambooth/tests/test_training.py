@@ -8,11 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import sdtune_dreambooth
-from sdtune.errors import StoppedError
+from sdtune.api import SdtuneError
 from sdtune.testing.images import write_images
 from sdtune.testing.models import open_tiny_sd1
 from sdtune.testing.runner import resume_training, train
-from sdtune.train.checkpoint import list_checkpoints
 
 PLUGINS = [sdtune_dreambooth]
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
@@ -53,6 +52,10 @@ def trained(tmp_path_factory, options):
     folder = tmp_path_factory.mktemp("trained") / "run"
     more = ("dreambooth.text_encoder=true", "dreambooth.text_encoder_lr=1e-4", "dreambooth.diffusers=true")
     return train(PLUGINS, *options(folder, *more))
+
+
+def checkpoints(run):
+    return sorted(path for path in run.folder.checkpoints.iterdir() if path.is_dir())
 
 
 def exported(run):
@@ -134,18 +137,18 @@ def test_bf16_trains_near_fp32(tmp_path, options):
 def test_resume_repeats_the_uninterrupted_run(tmp_path, options):
     more = ("dreambooth.text_encoder=true", "dreambooth.text_encoder_stop=50%", "train.ema.decay=0.9")
     whole = train(PLUGINS, *options(tmp_path / "whole", *more))
-    with pytest.raises(StoppedError):
+    with pytest.raises(SdtuneError, match="stopped after step 3"):
         train(PLUGINS, *options(tmp_path / "parts", *more), stop_after=3)
     resume_training(PLUGINS, tmp_path / "parts")
     one, other = (load_file(tmp_path / name / "exports" / "thing.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert len(list_checkpoints(whole.folder.checkpoints)) == 1
+    assert len(checkpoints(whole)) == 1
 
 
 def test_the_text_encoder_stops_when_told_to(tmp_path, options):
     more = ("dreambooth.text_encoder=true", "dreambooth.text_encoder_stop=2", "save.every_steps=2", "save.keep=9")
     run = train(PLUGINS, *options(tmp_path / "run", *more))
-    at_stop, at_end = (load_file(path / "parameters.safetensors") for path in list_checkpoints(run.folder.checkpoints))
+    at_stop, at_end = (load_file(path / "parameters.safetensors") for path in checkpoints(run))
     moved = {name.partition(".")[0] for name in at_end if not torch.equal(at_stop[name], at_end[name])}
     assert moved == {"unet"}
 
