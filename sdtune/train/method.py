@@ -94,6 +94,9 @@ class Method(ABC, Generic[C]):
     def check(self, images: Sequence[ImageRecord]) -> None:
         """Refuse images or captions that it cannot learn from, before training; the default takes all.
 
+        Args:
+            images: The data set without regularization images.
+
         Raises:
             SdtuneError: A child that says what to change.
         """

@@ -64,7 +64,8 @@ def freezes_its_options(subject: Subject, folder: Path) -> None:
     """Build the options, and try to change them."""
     config = subject.spec.config
     expect(issubclass(config, Options), f"{config.__name__} is no sdtune.api.Options")
-    options = method_options(load(subject.registry(), overrides=subject.overrides(folder)).options, subject.spec)
+    loaded = load(subject.registry(), overrides=subject.overrides(folder))
+    options = method_options(loaded.options, loaded.spec)
     expect_none(set(subject.spec.flags) - config.model_fields.keys(), "flags that are no options")
     for name, value in options:
         try:
