@@ -90,20 +90,23 @@ def learn(
 
 
 def _pictures(run: Run, step: int) -> list[Image.Image]:
-    from PIL import Image
-
     from sdtune.train.previews import preview_path
 
     count = len(run.options.preview.prompts)
-    return [Image.open(preview_path(run.folder.previews, step, number)) for number in range(count)]
+    return [_read(preview_path(run.folder.previews, step, number)) for number in range(count)]
+
+
+def _read(path: Path) -> Image.Image:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.copy()
 
 
 def _likeness(pictures: Sequence[Image.Image], images: Path) -> float:
-    from PIL import Image
-
     from sdtune.demo.judge import likeness, load_judge
 
-    references = [Image.open(path) for path in sorted(images.glob("*.png"))]
+    references = [_read(path) for path in sorted(images.glob("*.png"))]
     found = likeness(load_judge(), pictures, references)
     return sum(found) / len(found)
 
