@@ -21,7 +21,7 @@ def sdtune_methods() -> list[MethodSpec]:
             config=HypernetworkOptions,
             factory="sdtune_hypernetwork.method:HypernetworkMethod",
             aliases=("hypernet",),
-            demo=("train.steps=300", "train.batch_size=5", "train.lr=1e-3"),
+            demo=("train.steps=150", "train.batch_size=5", "train.lr=1e-3", "train.schedule.name=cosine"),
             flags=("structure", "activation", "init", "layer_norm", "dropout", "sizes", "from_file"),
         )
     ]

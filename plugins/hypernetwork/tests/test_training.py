@@ -25,7 +25,13 @@ def run(model, model_path, tmp_path):
 
     def run(name, *overrides, stop_after=None):
         options = ["method=hypernet", f"model.path={model_path}", f"data.path={images}", "output.name=zwx"]
-        options += [f"output.dir={tmp_path / name}", "train.lr=1e-2", "train.steps=3", "log.tensorboard=false"]
+        options += [
+            f"output.dir={tmp_path / name}",
+            "data.resolution=64",
+            "train.lr=1e-2",
+            "train.steps=3",
+            "log.tensorboard=false",
+        ]
         train(PLUGINS, *options, "hypernetwork.activation=relu", *overrides, stop_after=stop_after)
         return results(tmp_path / name)
 
