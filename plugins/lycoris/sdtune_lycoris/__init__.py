@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import click
 
 
+_DEMO = ("train.steps=300", "train.batch_size=5", "train.lr=2e-3", "train.schedule.name=cosine")
+
+
 @hookimpl
 def sdtune_methods() -> list[MethodSpec]:
     """Bring the methods `lycoris` and `dylora`."""
@@ -20,6 +23,7 @@ def sdtune_methods() -> list[MethodSpec]:
             summary="LyCORIS: LoCon, LoHa, LoKr, (IA)^3, full, GLoRA, diag-OFT, BOFT",
             config=LycorisOptions,
             factory="sdtune_lycoris.method:LycorisMethod",
+            demo=(*_DEMO, "lycoris.algo=lokr", "lycoris.factor=4", "lycoris.preset=unet-only"),
             flags=("algo", "preset", "rank", "alpha", "conv_rank", "factor", "unet_lr", "text_encoder_lr"),
         ),
         MethodSpec(
@@ -27,6 +31,7 @@ def sdtune_methods() -> list[MethodSpec]:
             summary="DyLoRA: a LoRA that can be cut to lower ranks afterwards",
             config=DyloraOptions,
             factory="sdtune_lycoris.dylora:DyloraMethod",
+            demo=(*_DEMO, "dylora.preset=unet-only"),
             flags=("rank", "alpha", "unit", "preset", "unet_lr", "text_encoder_lr"),
         ),
     ]

@@ -4,19 +4,12 @@ import sdtune_lycoris
 from sdtune.testing.learning import learn
 
 pytestmark = pytest.mark.slow
-COMMON = ("train.steps=300", "train.batch_size=5", "train.schedule.name=cosine")
+LYCORIS, DYLORA = sdtune_lycoris.sdtune_methods()
 
 
-def test_lokr_learns_a_subject(tmp_path):
-    options = ("method=lycoris", "lycoris.algo=lokr", "lycoris.factor=4", "lycoris.preset=unet-only", "train.lr=2e-3")
-    learned = learn([sdtune_lycoris], tmp_path, *COMMON, *options)
+@pytest.mark.parametrize("spec", [LYCORIS, DYLORA], ids=["lokr", "dylora"])
+def test_a_subject_is_learned(spec, tmp_path):
+    learned = learn([sdtune_lycoris], tmp_path, f"method={spec.name}", *spec.demo, "log.tensorboard=false")
     assert learned.before < 0.3
     assert learned.after > 0.5
     assert learned.kept == 1
-
-
-def test_dylora_learns_a_subject(tmp_path):
-    options = ("method=dylora", "dylora.preset=unet-only", "train.lr=2e-3")
-    learned = learn([sdtune_lycoris], tmp_path, *COMMON, *options)
-    assert learned.before < 0.3
-    assert learned.after > 0.5
