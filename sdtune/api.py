@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sdtune.adapters import Adapter, Wrapper, attach_adapters, detach_adapters, match_targets, merge_adapters
     from sdtune.data.types import ImageRecord, Subset
     from sdtune.export.artifact import AnyArtifact, Artifact, BytesArtifact, FolderArtifact, PickledArtifact
+    from sdtune.export.pickled import encode_pickled
     from sdtune.export.writer import write_artifact, write_tensors
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
     from sdtune.models.open import open_model
@@ -52,6 +53,7 @@ _LAZY = {
     "detach_adapters": "sdtune.adapters",
     "match_targets": "sdtune.adapters",
     "merge_adapters": "sdtune.adapters",
+    "encode_pickled": "sdtune.export.pickled",
     "open_model": "sdtune.models.open",
     "write_artifact": "sdtune.export.writer",
     "write_tensors": "sdtune.export.writer",
@@ -97,6 +99,7 @@ __all__ = [
     "derive_generator",
     "derive_seed",
     "detach_adapters",
+    "encode_pickled",
     "hookimpl",
     "match_targets",
     "merge_adapters",

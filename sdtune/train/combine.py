@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class CombinedMethod(Method[Any]):
             ConfigError: Two methods train the same parameters, so they cannot be told apart.
         """
         owners: dict[int, str] = {}
+        taken: set[str] = set()
         groups: list[ParamGroup] = []
         for name, member in self._members.items():
             for group in member.attach(model, seed):
@@ -52,7 +54,9 @@ class CombinedMethod(Method[Any]):
                         raise ConfigError(
                             f"methods '{owner}' and '{name}' train the same parameters", hint="choose one"
                         )
-                groups.append(group)
+                shown = f"{name} {group.name}" if group.name in taken else group.name
+                taken.add(shown)
+                groups.append(replace(group, name=shown))
         return groups
 
     def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[AnyArtifact]:

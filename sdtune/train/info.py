@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from sdtune.config.schema import CoreOptions
     from sdtune.data.types import ImageRecord, Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSnapshot:
+    """The optimizer at the moment of an export.
+
+    Attributes:
+        name: Class of torch or of another package, e.g. `AdamW`.
+        state_dict: As its `state_dict()` gives it: `state` by number of the parameter, and `param_groups`.
+    """
+
+    name: str
+    state_dict: Mapping[str, Any]
+
+    def of(self, groups: Collection[str]) -> dict[str, Any]:
+        """Give the state of some groups alone, parameters numbered from 0, as if the others had never been."""
+        kept = [group for group in self.state_dict["param_groups"] if group["name"] in groups]
+        numbers = {old: new for new, old in enumerate(number for group in kept for number in group["params"])}
+        state = self.state_dict["state"]
+        return {
+            "state": {new: dict(state[old]) for old, new in numbers.items() if old in state},
+            "param_groups": [{**group, "params": [numbers[old] for old in group["params"]]} for group in kept],
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +59,7 @@ class RunInfo:
         started_at: Unix seconds.
         finished_at: Unix seconds.
         trigger: Words that call what was learned; empty when not known.
+        optimizer: The optimizer; None where a file is made without one.
         picture: The newest preview, for pictures of what was learned; None when there is none.
     """
 
@@ -58,3 +82,4 @@ class RunInfo:
     suffix: str = ""
     regularization: tuple[ImageRecord, ...] = ()
     picture: Path | None = None
+    optimizer: OptimizerSnapshot | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sdtune.plugins import Registry
     from sdtune.specs import MethodSpec
     from sdtune.train.checkpoint import Position
+    from sdtune.train.info import OptimizerSnapshot
     from sdtune.train.method import Method, ParamGroup
 
 logger = logging.getLogger(__name__)
@@ -190,16 +191,17 @@ class Run:
             shared.pop()
         return " ".join(shared).replace(" ,", ",")
 
-    def export(self, step: int, suffix: str = "") -> list[ExportedFile]:
+    def export(self, step: int, suffix: str = "", optimizer: OptimizerSnapshot | None = None) -> list[ExportedFile]:
         """Write the method's files from the parameters as they are now.
 
         Args:
             step: Optimizer steps done.
             suffix: Added to the run's name, e.g. `-000002` after an epoch.
+            optimizer: For files that hold its state.
         """
         from sdtune.export.writer import write_artifact
 
-        info = self.info(step, suffix)
+        info = replace(self.info(step, suffix), optimizer=optimizer)
         dtype, folder = self.options.save.dtype, self.folder.exports
         return [
             ExportedFile(

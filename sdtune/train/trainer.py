@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.ema import make_ema
+from sdtune.train.info import OptimizerSnapshot
 from sdtune.train.observers import ObserverGroup, StepReport
 from sdtune.train.optim import build_optimizer, build_schedule, group_rates
 from sdtune.train.state import pack_optimizer, unpack_optimizer
@@ -183,11 +184,14 @@ class Trainer:
 
     def export(self, suffix: str = "") -> list[ExportedFile]:
         """Write the method's files after the last step: the running average's, where there is one, and as asked."""
+        optimizer = OptimizerSnapshot(name=type(self._optimizer).__name__, state_dict=self._optimizer.state_dict())
         live = []
         if self._ema is not None and self.run.options.train.ema.export == "both":
-            live = [replace(file, is_delivered=False) for file in self.run.export(self.step, f"{suffix}-live")]
+            live = [
+                replace(file, is_delivered=False) for file in self.run.export(self.step, f"{suffix}-live", optimizer)
+            ]
         with self._shown_weights():
-            return [*self.run.export(self.step, suffix), *live]
+            return [*self.run.export(self.step, suffix, optimizer), *live]
 
     def _shown_weights(self) -> AbstractContextManager[None]:
         """Give the model the weights that files and pictures show."""

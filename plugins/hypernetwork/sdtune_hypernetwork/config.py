@@ -99,3 +99,5 @@ class HypernetworkOptions(FormOptions):
     export_dropout: bool = False
     """Keep dropout in the file, as webui writes it, so that training can go on there; ComfyUI would draw with it. Off:
     the same network without its dropout, which every program reads alike."""
+    save_optimizer: bool = False
+    """Write `NAME.pt.optim` too: beside the file in models/hypernetworks, webui's Train tab goes on with its state."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sdtune.api import ConfigError, ModelError, PickledArtifact
+from sdtune.api import ConfigError, ModelError, PickledArtifact, encode_pickled
 from sdtune_hypernetwork.config import ACTIVATIONS
 from sdtune_hypernetwork.network import SIDES, ContextNetwork, Form, Hypernetwork
 
@@ -76,6 +77,19 @@ def make_artifact(
         "optional_info": facts.info or None,
     }
     return PickledArtifact(kind="hypernetwork", stem=stem, content=content)
+
+
+def make_sidecar(artifact: PickledArtifact, optimizer: str, state: Mapping[str, Any]) -> PickledArtifact:
+    """Give `NAME.pt.optim`, with which webui's Train tab goes on; it stays in the run's folder.
+
+    Args:
+        artifact: The file it belongs to; webui takes the sidecar only beside that very file.
+        optimizer: Class of `torch.optim`, e.g. `AdamW`.
+        state: Its state; parameters in the order of the file: by size, k before v.
+    """
+    digest = hashlib.sha256(encode_pickled(artifact.content)).hexdigest()
+    content = {"optimizer_name": optimizer, "hash": digest[:_HASH_LENGTH], "optimizer_state_dict": state}
+    return replace(artifact, content=content, suffix=".pt.optim", is_delivered=False)
 
 
 def _state(network: ContextNetwork, *, keep_dropout: bool) -> OrderedDict[str, Tensor]:

@@ -9,7 +9,14 @@ from torch import nn
 
 from sdtune.api import ConfigError, Method, ModelError, ParamGroup, Wrapper
 from sdtune_hypernetwork.config import HypernetworkOptions
-from sdtune_hypernetwork.files import Facts, explain_comfyui, make_artifact, read_hypernetwork, strip_dropout
+from sdtune_hypernetwork.files import (
+    Facts,
+    explain_comfyui,
+    make_artifact,
+    make_sidecar,
+    read_hypernetwork,
+    strip_dropout,
+)
 from sdtune_hypernetwork.layers import Change, ContextLayer
 from sdtune_hypernetwork.network import Form, Hypernetwork
 
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from sdtune_hypernetwork.config import ChainOptions
 
 logger = logging.getLogger(__name__)
+GROUP = "hypernetwork"
 _SIDES = {".to_k": "k", ".to_v": "v"}
 
 
@@ -56,7 +64,7 @@ class HypernetworkMethod(Method[HypernetworkOptions]):
             logger.warning("%s", problem)
         params = {f"hypernetwork.{name}": parameter for name, parameter in self._trained.learned()}
         count = sum(layer.trained is not None for layer in layers.values())
-        return [ParamGroup(name="unet", part="unet", params=params, lr=self.config.lr, modules=count)]
+        return [ParamGroup(name=GROUP, part="unet", params=params, lr=self.config.lr, modules=count)]
 
     def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[PickledArtifact]:
         """Give webui's file; hypernetworks before the trained one are not in it."""
@@ -68,7 +76,10 @@ class HypernetworkMethod(Method[HypernetworkOptions]):
             base_hash=run.base_digest,
             info=run.config.output.comment,
         )
-        yield make_artifact(self._trained, facts, stem=run.name, keep_dropout=self.config.export_dropout)
+        artifact = make_artifact(self._trained, facts, stem=run.name, keep_dropout=self.config.export_dropout)
+        yield artifact
+        if self.config.save_optimizer and run.optimizer is not None:
+            yield make_sidecar(artifact, run.optimizer.name, run.optimizer.of([GROUP]))
 
     @property
     def _exported_form(self) -> Form:

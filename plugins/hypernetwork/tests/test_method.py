@@ -52,7 +52,7 @@ def test_only_the_parameters_of_the_groups_require_grad(model):
 
 def test_one_pair_of_networks_per_width_by_stable_names(model):
     _, (group,) = attach(model, lr="1e-3:10, 1e-4")
-    assert (group.name, group.part, group.lr, group.modules) == ("unet", "unet", "1e-3:10, 1e-4", 64)
+    assert (group.name, group.part, group.lr, group.modules) == ("hypernetwork", "unet", "1e-3:10, 1e-4", 64)
     names = list(group.params)
     assert len(names) == 3 * 2 * 4
     assert names[0] == "hypernetwork.32.k.linear.0.weight"

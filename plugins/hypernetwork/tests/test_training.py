@@ -1,5 +1,6 @@
 """Hypernetworks in the one loop, with what the core offers."""
 
+import hashlib
 import json
 
 import pytest
@@ -95,3 +96,17 @@ def test_learns_a_toy_it_has_never_seen(tmp_path):
     assert learned.before < 0.2
     assert learned.after > 0.5
     assert learned.kept >= 0.5
+
+
+def test_webui_goes_on_with_the_optimizer_of_its_own_file(run, tmp_path):
+    run("run", "hypernetwork.save_optimizer=true")
+    file, sidecar = (tmp_path / "run" / "exports" / f"zwx{suffix}" for suffix in (".pt", ".pt.optim"))
+    state = load_like_webui(sidecar)
+    assert state["optimizer_name"] == "AdamW"
+    assert state["hash"] == hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+    networks = [values for key, pair in load_like_webui(file).items() if isinstance(key, int) for values in pair]
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(value) for values in networks for value in values.values()])
+    optimizer.load_state_dict(state["optimizer_state_dict"])
+    assert all(own["exp_avg"].shape == parameter.shape for parameter, own in optimizer.state.items())
+    facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert [delivered["name"] for delivered in facts["files"]] == [file.name]
