@@ -120,10 +120,10 @@ def checkpoints_gradients(subject: Subject, folder: Path) -> None:
 
 
 def computes_in_bf16(subject: Subject, folder: Path) -> None:
-    """Compare losses in bf16 with those in fp32."""
+    """Compare losses and gradients in bf16 with those in fp32."""
     found = trained(subject, "train.steps=2", "train.precision=bf16").metrics
     wanted = trained(subject).metrics[:2]
-    expect_like_metrics(found, wanted, ["loss"], BF16_TOLERANCE, "bf16 is far from fp32")
+    expect_like_metrics(found, wanted, SUMS, BF16_TOLERANCE, "bf16 is far from fp32")
 
 
 def swaps_averages(subject: Subject, folder: Path) -> None:
