@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdtune.export.writer import write_artifact
+from sdtune.models.naming import KOHYA_PREFIX
 from sdtune.testing.conformance.compare import expect, expect_none
 from sdtune.testing.conformance.subject import STEPS, disturb, predict, trained
 from sdtune.testing.webui import load_like_webui
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sdtune.train.run import Run
 
 PICKLED = (".pt", ".optim", ".ckpt")
-LAYER_PREFIX = "lora_"  # of every kohya-style name, whatever the method
+LAYER_PREFIX = KOHYA_PREFIX["unet"].partition("_")[0] + "_"  # of every kohya-style name, whatever the method
 METADATA = (
     *("ss_base_model_version", "ss_output_name", "ss_steps", "ss_sd_model_name"),
     *("modelspec.sai_model_spec", "modelspec.architecture", "modelspec.title", "sdtune_version"),
