@@ -160,6 +160,9 @@ def _steps_text(run: Run) -> str:
 def _file_text(run: Run, parameters: int) -> str:
     if run.method.kind == "checkpoint":
         return f"{run.folder.exports / run.name}.safetensors, the whole model in {run.options.save.dtype}"
+    if run.method.kind in ("embedding", "hypernetwork"):
+        name = run.name if run.method.kind == "hypernetwork" else "WORD"
+        return f"{run.folder.exports / name}.pt, about {parameters * 4 / 1024:.0f} KiB in fp32"
     size = parameters * _BYTES[run.options.save.dtype]
     return f"{run.folder.exports / run.name}.safetensors, about {size / 2**20:.1f} MiB in {run.options.save.dtype}"
 

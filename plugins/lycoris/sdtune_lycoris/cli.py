@@ -15,7 +15,11 @@ def dylora_command() -> None:
 @dylora_command.command("cut")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("rank", type=int)
-@click.option("--output", type=click.Path(path_type=Path), help="The new file; default: NAME-0008.safetensors.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The new file, or a folder for it; default: NAME-0008.safetensors.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
 def cut_command(file: Path, rank: int, output: Path | None, overwrite: bool) -> None:
     """Write the LoRA of the first RANK ranks of FILE."""

@@ -25,7 +25,7 @@ def cut_file(path: Path, rank: int, output: Path | None = None, *, overwrite: bo
     Args:
         path: A .safetensors file of the method `dylora`.
         rank: Ranks that stay, a multiple of the unit it was trained with.
-        output: The new file; None: NAME-0008.safetensors beside it, for 8 ranks.
+        output: The new file, or a folder for it; None: NAME-0008.safetensors beside `path`, for 8 ranks.
         overwrite: Replace a file of that name.
 
     Returns:
@@ -40,7 +40,8 @@ def cut_file(path: Path, rank: int, output: Path | None = None, *, overwrite: bo
     if not (0 < rank <= full and rank % unit == 0):
         choices = ", ".join(str(count) for count in range(unit, full + 1, unit))
         raise ConfigError(f"{path.name} cannot be cut to rank {rank}", hint=f"ranks: {choices}")
-    target = output or path.with_name(f"{path.stem}-{rank:04d}.safetensors")
+    usual = f"{path.stem}-{rank:04d}.safetensors"
+    target = path.with_name(usual) if output is None else output / usual if output.is_dir() else output
     cut = cut_tensors(tensors, rank)
     alpha = next(float(tensor) for name, tensor in cut.items() if name.endswith(_ALPHA))
     changed = {"ss_network_dim": str(rank), "ss_network_alpha": str(alpha), "ss_output_name": target.stem}
