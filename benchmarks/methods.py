@@ -25,7 +25,7 @@ def measure(registry, name: str, folder: Path) -> dict[str, object]:
     spec = registry.method(name)
     learned = learn(registry, folder, f"method={name}", *spec.demo)
     run = learned.run
-    exported = [path for path in sorted(run.folder.exports.iterdir()) if path.is_file()]
+    delivered = run.folder.read_facts()["files"][0]["name"]
     return {
         "method": name,
         "before": learned.before,
@@ -34,7 +34,7 @@ def measure(registry, name: str, folder: Path) -> dict[str, object]:
         "seconds": learned.seconds,
         "steps": run.timetable.steps,
         "parameters": sum(p.numel() for p in run.parameters().values()),
-        "bytes": exported[0].stat().st_size,
+        "bytes": (run.folder.exports / delivered).stat().st_size,
     }
 
 
@@ -47,7 +47,7 @@ def table(rows: list[dict]) -> str:
     head += "|---|--:|--:|--:|--:|--:|--:|--:|\n"
     return head + "".join(
         f"| `{r['method']}` | {r['before']:.2f} | {r['after']:.2f} | {r['kept']:.0%} | {r['steps']} "
-        f"| {r['seconds']:.0f} s | {r['parameters']:,} | {r['bytes'] / 2**20:.2f} MiB |\n"
+        f"| {r['seconds']:.0f} s | {r['parameters']:,} | {r['bytes'] / 1024:,.0f} KiB |\n"
         for r in rows
     )
 
