@@ -84,6 +84,11 @@ class CombinedMethod(Method[Any]):
         """Join the terms; one that several name, as the diffusion loss, counts once."""
         return {key: term for member in self._members.values() for key, term in member.loss_terms(out).items()}
 
+    def before_step(self, model: DiffusionModel, step: int) -> None:
+        """Let each act."""
+        for member in self._members.values():
+            member.before_step(model, step)
+
     def after_step(self, model: DiffusionModel, step: int) -> None:
         """Let each act."""
         for member in self._members.values():

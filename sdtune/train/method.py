@@ -109,6 +109,12 @@ class Method(ABC, Generic[C]):
         """Split the loss into named terms (B,), which are added; the default is the diffusion loss alone."""
         return {"diffusion": out.loss}
 
+    def before_step(self, model: DiffusionModel, step: int) -> None:
+        """Act before optimizer step `step`, counted from 1, e.g. draw what its batches share; the default does nothing.
+
+        What is drawn must be a function of the run's seed and the step alone, so that a resumed run draws the same.
+        """
+
     def after_step(self, model: DiffusionModel, step: int) -> None:
         """Act after an optimizer step, e.g. clip norms; the default does nothing."""
 

@@ -205,6 +205,7 @@ class Trainer:
     def _one_step(self) -> None:
         started = time.perf_counter()
         self._freeze_ended()
+        self.run.method.before_step(self.run.model, self.step + 1)
         lrs = {group["name"]: float(group["lr"]) for group in self._optimizer.param_groups}
         result = self._forward_backward()
         loss = float(result.loss)

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdtune.api import Adapter, Artifact, ConfigError, Method, attach_adapters, derive_generator, match_targets
+from sdtune.api import (
+    Adapter,
+    Artifact,
+    ConfigError,
+    Method,
+    attach_adapters,
+    derive_generator,
+    derive_seed,
+    match_targets,
+)
 from sdtune_lycoris.algorithms.base import convolve, drawn_kaiming
 from sdtune_lycoris.config import DyloraOptions
 from sdtune_lycoris.method import KEPT, rate_metadata
@@ -26,14 +35,15 @@ if TYPE_CHECKING:
 class DyloraLayer(Adapter):
     """y = W x + b + s U_n D_n x, of the first n ranks.
 
-    While training, each forward draws a unit u of ranks k, ..., k + u - 1 and takes n = k + u: the ranks before k act
-    and do not learn, those from n on are left out; s = alpha / R * sqrt(R / n). Else n = R, so the saved file, a LoRA
-    of rank R and alpha, acts as trained. The draw is from torch's global CPU generator, which checkpointing repeats.
+    While training, each step draws a unit u of ranks k, ..., k + u - 1 and takes n = k + u: the ranks before k act and
+    do not learn, those from n on are left out; s = alpha / R * sqrt(R / n). Else n = R, so the saved file, a LoRA of
+    rank R and alpha, acts as trained. All batches of a step share the draw, so that accumulating is a larger batch.
 
     Attributes:
         rank: R.
         alpha: Strength.
         unit: u, divides R.
+        frozen: k, the ranks that act and do not learn while training.
         lora_down: (R, in) or (R, in, k, k) float32.
         lora_up: (out, R) or (out, R, 1, 1) float32; zero at the start.
     """
@@ -43,6 +53,7 @@ class DyloraLayer(Adapter):
         self.rank = rank
         self.alpha = alpha
         self.unit = unit
+        self.frozen = rank - unit
         weight = self.base.weight
         ones = [1] * (weight.dim() - 2)
         down = drawn_kaiming([rank, *weight.shape[1:]], generator)
@@ -53,12 +64,15 @@ class DyloraLayer(Adapter):
         """Apply the layer and its change to x, (..., in) or (B, in, H, W), in the dtype of the frozen layer."""
         if not self.training:
             return self._answer(x, self.lora_down, self.lora_up)
-        frozen = self.unit * int(torch.randint(self.rank // self.unit, ()).item())
-        return self._answer(x, *self.truncated(frozen))
+        return self._answer(x, *self.truncated())
 
-    def truncated(self, frozen: int) -> tuple[Tensor, Tensor]:
-        """Give the first `frozen` ranks of down and up without, and a unit more with gradients."""
-        count = frozen + self.unit
+    def draw(self, seed: int) -> None:
+        """Choose the unit that learns: any integer from 0 on, each unit equally often."""
+        self.frozen = self.unit * (seed % (self.rank // self.unit))
+
+    def truncated(self) -> tuple[Tensor, Tensor]:
+        """Give the first k ranks of down and up without, and a unit more with gradients."""
+        frozen, count = self.frozen, self.frozen + self.unit
         down = torch.cat([self.lora_down[:frozen].detach(), self.lora_down[frozen:count]])
         up = torch.cat([self.lora_up[:, :frozen].detach(), self.lora_up[:, frozen:count]], dim=1)
         return down, up
@@ -93,6 +107,7 @@ class DyloraMethod(Method[DyloraOptions]):
     def __init__(self, config: DyloraOptions) -> None:
         super().__init__(config)
         self._layers: dict[str, DyloraLayer] = {}
+        self._seed = 0
 
     def parts(self) -> Sequence[Part]:
         """List the parts that are trained."""
@@ -104,6 +119,7 @@ class DyloraMethod(Method[DyloraOptions]):
         Raises:
             ConfigError: A rule names nothing, or nothing is left to train.
         """
+        self._seed = seed
         targets = self._choose(model)
         self._layers = {target.path: self._make_layer(target, seed) for target in targets}
         attach_adapters(model, self._layers)
@@ -111,6 +127,11 @@ class DyloraMethod(Method[DyloraOptions]):
             (target.path, _factors(self._layers[target.path]), part_rate(self.config, target.part))
             for target in targets
         )
+
+    def before_step(self, model: DiffusionModel, step: int) -> None:
+        """Choose the unit of each layer that learns in this step."""
+        for path, layer in self._layers.items():
+            layer.draw(derive_seed(self._seed, "unit", path, step))
 
     def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[Artifact]:
         """Give one file: a LoRA of full rank."""

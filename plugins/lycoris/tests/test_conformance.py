@@ -7,7 +7,6 @@ from sdtune.testing import method_checks
 
 PLUGINS = [sdtune_lycoris]
 DYLORA = ["dylora.rank=4", "dylora.unit=2", "dylora.alpha=2"]
-DRAWS = "each forward draws the ranks it trains, so batches are not sums of their samples"
 
 
 def up_down(tensors, key):
@@ -46,7 +45,6 @@ def test_lycoris_is_a_good_method(check, tmp_path):
     PLUGINS,
     "dylora",
     options=DYLORA,
-    known_failures={"accumulates_as_a_batch": DRAWS},
     reload=adding(up_down),
 )
 def test_dylora_is_a_good_method(check, tmp_path):
