@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ArtifactKind = Literal["lora", "embedding", "hypernetwork", "checkpoint"]
+PICKLED_KINDS: frozenset[ArtifactKind] = frozenset({"embedding", "hypernetwork"})  # their usual file is a `.pt` in fp32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdtune import __version__
+from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.train.optim import group_rates
 
 if TYPE_CHECKING:
@@ -160,9 +161,8 @@ def _steps_text(run: Run) -> str:
 def _file_text(run: Run, parameters: int) -> str:
     if run.method.kind == "checkpoint":
         return f"{run.folder.exports / run.name}.safetensors, the whole model in {run.options.save.dtype}"
-    if run.method.kind in ("embedding", "hypernetwork"):
-        name = run.name if run.method.kind == "hypernetwork" else "WORD"
-        return f"{run.folder.exports / name}.pt, about {parameters * 4 / 1024:.0f} KiB in fp32"
+    if run.method.kind in PICKLED_KINDS:
+        return f"{run.folder.exports}/*.pt, about {parameters * 4 / 1024:.0f} KiB in fp32"
     size = parameters * _BYTES[run.options.save.dtype]
     return f"{run.folder.exports / run.name}.safetensors, about {size / 2**20:.1f} MiB in {run.options.save.dtype}"
 
