@@ -32,7 +32,7 @@ HEIGHTS = {
     "loader": 1, "plugins": 2, "cli": 3, "__main__": 3,
     "diffusion": 10,
     "adapters": 11, "models": 11,
-    "data": 12, "sampling": 12,
+    "formats": 12, "data": 12, "sampling": 12,
     "export": 13, "train": 13,
     "testing": 14, "demo": 14,
     "cli.progress": 14,  # an observer of the loop
@@ -40,6 +40,7 @@ HEIGHTS = {
 METHOD_NAMES = {"lora", "dreambooth", "textual_inversion", "ti", "hypernetwork", "hypernet", "lycoris", "dylora"}
 METHOD_NAMES_ALLOWED = (
     "sdtune/export/",  # kinds of files, which share some names with methods
+    "sdtune/formats/",  # the same, of other programs
     "sdtune/models/base.py",  # names in files
     "sdtune/models/detect.py",  # files that are no base model
     "sdtune/models/naming.py",  # names in files

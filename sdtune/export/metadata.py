@@ -115,7 +115,7 @@ def _describe_model(artifact: Artifact, info: RunInfo) -> dict[str, Any]:
         "base_model_version": names.version_v if _is_v(info) else names.version,
         "v2": info.family == "sd2",
         "sd_model_name": info.base_name,
-        "clip_skip": info.config.model.clip_skip,
+        "clip_skip": info.clip_skip,
         **digest,
     }
 
@@ -187,7 +187,7 @@ def _describe_modelspec(artifact: Artifact, info: RunInfo) -> dict[str, str]:
         "date": datetime.fromtimestamp(int(info.finished_at), UTC).isoformat(),
         "prediction_type": "v" if _is_v(info) else "epsilon",
         "timestep_range": f"{train.min_timestep},{train.max_timestep}",
-        "encoder_layer": str(info.config.model.clip_skip),
+        "encoder_layer": str(info.clip_skip),
         "trigger_phrase": info.trigger,
     }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
+
+from sdtune.config.schema import ModelOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,18 +31,16 @@ class ModelSource:
     Attributes:
         path: Single file or diffusers folder.
         name: Short name for metadata and logs, no folder.
-        tokenizer: Folder with vocab.json and merges.txt, or None to look in the usual places.
-        clip_skip: 1 uses the last hidden state of the text encoder.
+        options: How the model is to be read.
         dtype: Dtype in which frozen parts are held and computed.
         device: Where parts live.
     """
 
     path: Path
     name: str
-    tokenizer: Path | None
-    clip_skip: int
     dtype: torch.dtype
     device: torch.device
+    options: ModelOptions = field(default_factory=ModelOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +106,7 @@ class DiffusionModel(nn.Module, ABC):
         latent_channels: Channels of the latents.
         latent_factor: Pixels per latent, each way.
         native_px: Side the family was trained at.
+        clip_skip: Which hidden state of the text encoder is used: 1 the last, 2 the one before.
     """
 
     source: ModelSource
@@ -115,6 +116,7 @@ class DiffusionModel(nn.Module, ABC):
     latent_channels: int
     latent_factor: int
     native_px: int
+    clip_skip: int
 
     @abstractmethod
     def load(self, part: Part) -> None:

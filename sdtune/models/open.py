@@ -49,8 +49,7 @@ def open_model(
     source = ModelSource(
         path=path,
         name=model_name(options.path),
-        tokenizer=options.tokenizer,
-        clip_skip=options.clip_skip,
+        options=options,
         dtype=dtype,
         device=device,
     )

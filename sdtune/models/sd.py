@@ -50,9 +50,10 @@ class StableDiffusion(DiffusionModel):
         if missing:
             raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint="a complete model has all parts")
         layers = count_text_layers(self._stored("text_encoder").shapes)
-        if source.clip_skip > layers:
+        self.clip_skip = source.options.clip_skip or 1
+        if self.clip_skip > layers:
             raise ModelError(
-                f"clip_skip is {source.clip_skip}, but the text encoder has {layers} layers", where="model.clip_skip"
+                f"clip_skip is {self.clip_skip}, but the text encoder has {layers} layers", where="model.clip_skip"
             )
         self._family = family
         self.source = source
@@ -125,7 +126,7 @@ class StableDiffusion(DiffusionModel):
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         encoder: Any = self.part("text_encoder")
-        skip = self.source.clip_skip
+        skip = self.clip_skip
         if skip == 1:
             last: Tensor = encoder(tokens).last_hidden_state
             return last
@@ -213,7 +214,7 @@ class StableDiffusion(DiffusionModel):
         for part in PARTS:
             empty = build.build_empty(self._stored(part), self._family)
             files |= snapshot.part_files(part, empty, _as_diffusers(part, self._weights(part)))
-        place = find_tokenizer(self.source.path, self.source.tokenizer)
+        place = find_tokenizer(self.source.path, self.source.options.tokenizer)
         files |= {f"tokenizer/{name}": content for name, content in tokenizer_files(place).items()}
         return files | snapshot.pipeline_files(self._storage.scheduler, self.prediction)
 
@@ -237,7 +238,7 @@ class StableDiffusion(DiffusionModel):
         Raises:
             ModelError: None is found, or it does not belong to this text encoder.
         """
-        place = find_tokenizer(self.source.path, self.source.tokenizer)
+        place = find_tokenizer(self.source.path, self.source.options.tokenizer)
         tokenizer = load_tokenizer(place)
         rows = self._stored("text_encoder").shapes["text_model.embeddings.token_embedding.weight"][0]
         if len(tokenizer) > rows:

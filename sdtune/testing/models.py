@@ -34,7 +34,7 @@ def open_tiny_sd1(
     if not path.exists():
         tiny_sd1(path, text_layers=text_layers, block_out_channels=WIDTHS)
     cpu = torch.device("cpu")
-    source = ModelSource(path=path, name=path.stem, tokenizer=None, clip_skip=1, dtype=torch.float32, device=cpu)
+    source = ModelSource(path=path, name=path.stem, dtype=torch.float32, device=cpu)
     model = StableDiffusion1(source)
     for part in parts:
         model.load(part)

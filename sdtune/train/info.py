@@ -51,6 +51,7 @@ class RunInfo:
         config: All options.
         family: Family of the base model.
         prediction: `epsilon` or `v_prediction`.
+        clip_skip: Which hidden state of the text encoder was used.
         base_name: Name of the base model, no folder.
         base_digest: SHA-256 of the base model's file, or "" when it is a folder or was not computed.
         images: The data set, regularization left out.
@@ -72,6 +73,7 @@ class RunInfo:
     config: CoreOptions
     family: str
     prediction: str
+    clip_skip: int
     base_name: str
     base_digest: str
     images: tuple[ImageRecord, ...]

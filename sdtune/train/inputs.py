@@ -143,7 +143,7 @@ def _fill_texts(run: Run, preview_texts: tuple[str, ...], on_progress: OnProgres
     cache = TextCache(
         open_store(options.text, "text", options),
         text_encoder_digest=run.model.part_digest("text_encoder"),
-        clip_skip=run.options.model.clip_skip,
+        clip_skip=run.model.clip_skip,
         dtype=run.model.source.dtype,
     )
     missing = cache.missing((*captions, *preview_texts))

@@ -168,6 +168,7 @@ class Run:
             config=self.options,
             family=self.model.family,
             prediction=self.model.prediction,
+            clip_skip=self.model.clip_skip,
             base_name=self.model.source.name,
             base_digest="",
             images=self.index.instances,

@@ -43,6 +43,7 @@ def info() -> RunInfo:
         config=config,
         family="sd1",
         prediction="epsilon",
+        clip_skip=1,
         base_name="base",
         base_digest="ab" * 32,
         images=(make_image("1.png", "zwx dog, Grass"), make_image("2.png", "zwx dog, snow, ")),

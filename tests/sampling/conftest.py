@@ -17,12 +17,11 @@ class ToyModel(DiffusionModel):
 
     def __init__(self, *, prediction="epsilon", loaded=("unet", "vae", "text_encoder"), dtype=torch.float32):
         super().__init__()
-        self.source = ModelSource(
-            path=Path("toy"), name="toy", tokenizer=None, clip_skip=1, dtype=dtype, device=torch.device("cpu")
-        )
+        self.source = ModelSource(path=Path("toy"), name="toy", dtype=dtype, device=torch.device("cpu"))
         self.family, self.prediction = "toy", prediction
         self.schedule = NoiseSchedule.scaled_linear()
         self.latent_channels, self.latent_factor, self.native_px = 4, 8, 64
+        self.clip_skip = 1
         self.held = nn.ModuleDict({part: self.build(part) for part in loaded})
         self.log = []
 
@@ -103,9 +102,7 @@ def tiny_path(tmp_path_factory):
 @pytest.fixture
 def open_tiny(tiny_path):
     def opened(dtype=torch.float32):
-        source = ModelSource(
-            path=tiny_path, name="tiny", tokenizer=None, clip_skip=1, dtype=dtype, device=torch.device("cpu")
-        )
+        source = ModelSource(path=tiny_path, name="tiny", dtype=dtype, device=torch.device("cpu"))
         return StableDiffusion1(source)
 
     return opened
