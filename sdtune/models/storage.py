@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune.errors import ModelError
 from sdtune.models import naming
-from sdtune.models.tensors import Entry, TensorFile, read_header
+from sdtune.models.weights import find_weights, open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdtune.models.base import Part
+    from sdtune.models.tensors import Entry, TensorFile
 
 PARTS: tuple[Part, ...] = ("unet", "vae", "text_encoder")
 CONFIG_KEY = "sdtune.architecture"  # metadata of single files that sdtune writes: what shapes do not tell
@@ -37,7 +38,7 @@ class StoredPart:
 
     Attributes:
         part: Which.
-        file: The file it is in.
+        file: The file it is in, or the index of several.
         names: Canonical name to the name in the file.
         config: Its architecture as far as it is stored; empty when only shapes tell.
     """
@@ -88,7 +89,7 @@ def open_storage(path: Path) -> StoredModel:
 
 
 def _open_file(path: Path) -> StoredModel:
-    file = read_header(path)
+    file = open_weights(path)
     configs = _stored_configs(file)
     parts: dict[Part, StoredPart] = {}
     for part in PARTS:
@@ -148,7 +149,7 @@ def _open_folder(path: Path) -> StoredModel:
     if not (path / "unet").is_dir():
         raise ModelError(
             f"{path} is not a diffusers model: it has no folder 'unet'",
-            hint="give a .safetensors file or the folder with model_index.json",
+            hint="give a file with weights or the folder with model_index.json",
         )
     parts = {part: _folder_part(path, part) for part in PARTS if (path / part).is_dir()}
     return StoredModel(
@@ -161,21 +162,9 @@ def _open_folder(path: Path) -> StoredModel:
 
 def _folder_part(path: Path, part: Part) -> StoredPart:
     folder = path / part
-    file = read_header(_weights_file(folder, _STEM[part]))
+    file = open_weights(find_weights(folder, _STEM[part]))
     names = {_canonical(part, name): name for name in file.entries if part != "text_encoder" or _is_text_weight(name)}
     return StoredPart(part=part, file=file, names=names, config=_read_json(folder / "config.json"))
-
-
-def _weights_file(folder: Path, stem: str) -> Path:
-    """Find the weights, full precision first."""
-    for variant in ("", ".fp32", ".fp16", ".bf16"):
-        if (file := folder / f"{stem}{variant}.safetensors").exists():
-            return file
-    found = sorted(file.name for file in folder.iterdir() if file.suffix in {".bin", ".safetensors", ".json"})
-    raise ModelError(
-        f"{folder} has no {stem}.safetensors; found: {', '.join(found) or 'nothing'}",
-        hint="save the model with safe_serialization=True, as one file a part",
-    )
 
 
 def _canonical(part: Part, name: str) -> str:

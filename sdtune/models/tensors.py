@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 18  # elements
 _READABLE = "use a file in fp32, fp16 or bf16"
-HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library
+HEADER_LIMIT_BYTES = 16_000_000  # the library's limit is 100 MB; the largest real headers, with metadata, have 2 MB
+_NAME_LIMIT_CHARS, _DIMENSION_LIMIT = 256, 8
+_AGAIN = "download it again"
 WIDTHS = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -147,57 +148,109 @@ def read_header(path: Path) -> TensorFile:
     Raises:
         ModelError: The file is missing, a folder, cut short, a pickle, or not safetensors.
     """
-    if not path.exists():
-        raise ModelError(f"there is no file {path}", hint="check the path")
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder, not a .safetensors file")
+    check_is_file(path)
     try:
         return _parse(path)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
-        raise ModelError(f"{path} is not a .safetensors file: its header cannot be read") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f": {error.args[0]}" if type(error) is ValueError else ""
+        raise ModelError(f"{path} holds no weights: its safetensors header cannot be read{reason}") from error
+
+
+def check_is_file(path: Path) -> None:
+    """Raise a ModelError for what is not there, or is no file."""
+    if not path.exists():
+        raise ModelError(f"there is no file {path}", hint="check the path")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, not a file with weights")
+    if not path.is_file():
+        raise ModelError(f"{path} is not a regular file")
+
+
+def is_pickled(start: bytes) -> bool:
+    """Tell by a file's first eight bytes whether `torch.save` or pickle wrote it."""
+    # a safetensors header stays below 2**32 bytes, so bytes 4 to 7 of a real one are zero
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:] != bytes(4))
 
 
 def _parse(path: Path) -> TensorFile:
     total = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
-        _refuse_pickle(path, start)
-        if len(start) < 8:
-            raise ModelError(f"{path} is cut short: {total} bytes hold no model", hint="download it again")
-        (length,) = struct.unpack("<Q", start)
+        _refuse_others(path, start)
+        length = int.from_bytes(start, "little")
         if length > HEADER_LIMIT_BYTES:
-            raise ModelError(f"{path} is not a .safetensors file: its header would have {length} bytes")
+            raise ModelError(f"{path} holds no weights: as safetensors, its header would have {length:,} bytes")
         if 8 + length > total:
-            raise ModelError(f"{path} is cut short inside its header", hint="download it again")
-        header = json.loads(file.read(length))
+            raise ModelError(f"{path} is cut short inside its header", hint=_AGAIN)
+        header = json.loads(file.read(length), object_pairs_hook=_unique)
     metadata = header.pop("__metadata__", None) or {}
-    entries = {name: _entry(path, value, 8 + length) for name, value in header.items()}
-    end = max((entry.end for entry in entries.values()), default=0)
-    if end > total:
-        raise ModelError(f"{path} is cut short: {total:,} of {end:,} bytes are there", hint="download it again")
+    entries = {check_name(name): _entry(path, value, 8 + length) for name, value in header.items()}
+    _check_order(path, entries, 8 + length, total)
     return TensorFile(path=path, entries=entries, metadata={str(k): str(v) for k, v in metadata.items()})
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def check_name(name: str) -> str:
+    """Give a tensor's name back if it is one that a program may show and sort by.
+
+    Raises:
+        ValueError: It is overlong, or has control characters.
+    """
+    if len(name) > _NAME_LIMIT_CHARS or not name.isprintable():
+        raise ValueError("a tensor's name is overlong or has control characters")
+    return name
+
+
 def _entry(path: Path, value: Mapping[str, Any], offset: int) -> Entry:
-    start, end = (int(place) for place in value["data_offsets"])
-    shape = tuple(int(side) for side in value["shape"])
+    start, end = (_size(place) for place in value["data_offsets"])
+    shape = tuple(_size(side) for side in value["shape"])
     dtype = str(value["dtype"])
-    # a dtype that is not known (fp8) is no error before that tensor is read
+    # a dtype that is not known is no error before that tensor is read
     expected = math.prod(shape) * WIDTHS.get(dtype, 0)
-    if start < 0 or min(shape, default=0) < 0 or (dtype in WIDTHS and end - start != expected):
-        raise ValueError("offsets do not fit the shape")
+    if start > end or len(shape) > _DIMENSION_LIMIT or (dtype in WIDTHS and end - start != expected):
+        raise ValueError("offsets do not fit a shape")
     return Entry(path=path, dtype=dtype, shape=shape, start=offset + start, end=offset + end)
 
 
-def _refuse_pickle(path: Path, start: bytes) -> None:
-    # a safetensors header stays below 2**32 bytes, so bytes 4 to 7 of a real one are zero
-    is_pickle = start[:1] == b"\x80" and start[4:] != bytes(4)
-    if start[:4] == b"PK\x03\x04" or is_pickle or path.suffix.lower() in {".ckpt", ".pt", ".pth", ".bin"}:
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 48:
+        raise ValueError("a size or offset is no size")
+    return value
+
+
+def _check_order(path: Path, entries: Mapping[str, Entry], start: int, total: int) -> None:
+    """Check that tensors fill the file from the header to its end, as the format asks, one behind the other."""
+    end = max((entry.end for entry in entries.values()), default=start)
+    if end > total:
+        raise ModelError(f"{path} is cut short: {total:,} of {end:,} bytes are there", hint=_AGAIN)
+    place = start
+    for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):
+        if entry.start != place:
+            raise ValueError("tensors overlap or leave gaps")
+        place = entry.end
+    if place != total:
+        raise ModelError(f"{path} has {total - place:,} bytes that belong to no tensor", hint=_AGAIN)
+
+
+def _refuse_others(path: Path, start: bytes) -> None:
+    """Say what a file is that cannot be safetensors by its first bytes."""
+    if is_pickled(start):
         raise ModelError(
-            f"{path.name} is a pickled file ({path.suffix or 'no suffix'}), which can run code when it is opened; "
-            "sdtune reads only .safetensors",
+            f"{path.name} is a pickled file, which can run code when it is opened, under a name that hides it",
             where=str(path),
-            hint="use the model's .safetensors file, or convert it in a webui (Checkpoint Merger)",
+            hint="use the model's .safetensors file, or rename this to .ckpt: then its tensors are read, no code is run",
         )
+    if len(start) < 8:
+        raise ModelError(f"{path} is cut short: {len(start)} bytes hold no model", hint=_AGAIN)
+    if start.lstrip()[:1] == b"<":
+        raise ModelError(f"{path} is a web page, not a model", hint="download the file itself")
+    if start == b"version ":
+        raise ModelError(f"{path} is a pointer of Git LFS, not the model itself", hint="run 'git lfs pull' there")
