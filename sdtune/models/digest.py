@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
+import torch
 
 if TYPE_CHECKING:
     from sdtune.models.storage import StoredPart
@@ -24,8 +25,8 @@ def part_digest(stored: StoredPart) -> str:
 
     The answer is remembered by path, size, time and inode of the files it lies in.
     """
-    paths = {stored.file.path, *(entry.path for entry in stored.file.entries.values())}
-    key = "|".join([stored.part, *(_identity(path) for path in sorted(paths))])
+    paths = {stored.file.path, *(entry.path for entry in stored.entries.values())}
+    key = "|".join([stored.component, *(_identity(path) for path in sorted(paths))])
     known = _read_known()
     if key not in known:
         known[key] = hash_part(stored)
@@ -42,10 +43,13 @@ def hash_part(stored: StoredPart) -> str:
     """Hash a part by reading it."""
     digest = hashlib.blake2b(digest_size=16)
     buffer = memoryview(bytearray(_CHUNK_BYTES))
-    for name in sorted(stored.names):
-        entry = stored.entry(name)
+    for name in sorted(stored.entries):
+        entry = stored.entries[name]
         # shapes stay out: a VAE's attention is 2-D in a folder and 4-D in a single file, and the same weights
         digest.update(f"{name}\x1f{entry.dtype}\x1f".encode())
+        if name in stored.transposed or entry.strides is not None:
+            digest.update(stored.read(name).reshape(-1).view(torch.uint8).numpy().data)
+            continue
         with entry.path.open("rb", buffering=0) as file:
             file.seek(entry.start)
             left = entry.end - entry.start

@@ -53,7 +53,7 @@ def read_plain(path: Path) -> Any:
     """
     if path.is_file() and path.stat().st_size > PLAIN_LIMIT_BYTES:
         raise ModelError(f"{path} has over 1 GiB, too much for a file of this kind")
-    return _plain(path, read_layout(path))
+    return _plain(path, read_layout(path), "")
 
 
 def read_layout(path: Path) -> Any:
@@ -88,22 +88,22 @@ def _remembered_layout(path: Path, *_: int) -> Any:
     return answer["content"]
 
 
-def _plain(path: Path, value: Any) -> Any:
+def _plain(path: Path, value: Any, name: str) -> Any:
     """Turn a layout into content, tensors read."""
     if not isinstance(value, list):
         return value
     kind, *content = value
     match kind:
         case "tensor":
-            return _entry(path, content).read()
+            return _entry(path, content).read(name)
         case "bytes":
             return bytes.fromhex(content[0])
         case "left out":
             return LeftOut(content[0])
         case "dict" | "ordered":
-            pairs = [(_plain(path, key), _plain(path, item)) for key, item in content[0]]
+            pairs = [(_plain(path, key, name), _plain(path, item, _inside(name, key))) for key, item in content[0]]
             return OrderedDict(pairs) if kind == "ordered" else dict(pairs)
-    return _SEQUENCES[kind](_plain(path, item) for item in content[0])
+    return _SEQUENCES[kind](_plain(path, item, _inside(name, index)) for index, item in enumerate(content[0]))
 
 
 _SEQUENCES: dict[str, type[Any]] = {"list": list, "tuple": tuple, "set": set}
@@ -147,10 +147,14 @@ def _named_tensors(value: Any, name: str) -> Iterator[tuple[str, list[Any]]]:
         yield name, content
     elif kind in ("dict", "ordered"):
         for key, item in content[0]:
-            yield from _named_tensors(item, f"{name}.{key}" if name else str(key))
+            yield from _named_tensors(item, _inside(name, key))
     elif kind in _SEQUENCES:
         for index, item in enumerate(content[0]):
-            yield from _named_tensors(item, f"{name}.{index}")
+            yield from _named_tensors(item, _inside(name, index))
+
+
+def _inside(name: str, key: Any) -> str:
+    return f"{name}.{key}" if name else str(key)
 
 
 def _is_mapping(value: Any) -> bool:
