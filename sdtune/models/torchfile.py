@@ -147,7 +147,7 @@ def _range(file: IO[bytes], start: int, end: int) -> bytes:
 def _read_row(file: IO[bytes], size: int) -> tuple[Any, Places]:
     """Read the older format: magic number, protocol, system, content, keys of storages; then these one by one."""
     pickles = _Budget(file)
-    if [read_pickle(pickles), read_pickle(pickles)] != _ROW:
+    if any(read_pickle(pickles) != wanted for wanted in _ROW):
         raise ModelError("it is a pickle, but not one of torch.save")
     system, content, keys = (read_pickle(pickles) for _ in range(3))
     if not isinstance(system, dict) or system.get("little_endian") is not True:

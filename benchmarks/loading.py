@@ -1,0 +1,113 @@
+"""Measure the memory and the time that loading a full-width model takes, from each kind of file.
+
+    python benchmarks/loading.py [--family sd1] [--dtype fp16] [--into bf16] [--folder DIR]
+
+Random weights. Each kind is loaded in a process of its own, part by part, all parts kept. Read the ratio: peak memory
+that loading added, over the bytes of the weights that are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+KINDS = ("m.safetensors", "m.ckpt", "old.ckpt")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", default="sd1")
+    parser.add_argument("--dtype", default="fp16", choices=DTYPES, help="as stored")
+    parser.add_argument("--into", default="bf16", choices=DTYPES, help="as kept")
+    parser.add_argument("--folder", type=Path, help="where the files are made, and kept")
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.load:
+        load(given.load, given.into)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        write(folder, given.family, given.dtype)
+        print(f"{given.family}, {given.dtype} into {given.into}\n")
+        print("| file | GB | detected, s | loaded, s | weights kept, MiB | peak over them |\n|---|--:|--:|--:|--:|--:|")
+        for kind in KINDS:
+            print(row(folder / kind, given.into), flush=True)
+
+
+def write(folder: Path, family: str, dtype: str) -> None:
+    """Write a model once, and the same weights in both formats of torch.save."""
+    import torch
+    from safetensors.torch import load_file
+
+    from sdtune.testing.tiny import full_model
+
+    plain, archive, old = (folder / kind for kind in KINDS)
+    if not plain.exists():
+        full_model(plain, family, getattr(torch, DTYPES[dtype]))
+    content = {"state_dict": load_file(plain), "global_step": 1}
+    for path, is_archive in ((archive, True), (old, False)):
+        if not path.exists():
+            torch.save(content, path, _use_new_zipfile_serialization=is_archive)
+
+
+def row(path: Path, into: str) -> str:
+    command = [sys.executable, __file__, "--load", str(path), "--into", into]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    r = json.loads(done.stdout)
+    size = path.stat().st_size / 1e9
+    return (
+        f"| `{path.name}` | {size:.2f} | {r['detected']:.2f} | {r['loaded']:.1f} | {r['kept'] / 2**20:,.0f} "
+        f"| **{r['peak'] / r['kept']:.3f} x** |"
+    )
+
+
+def load(path: Path, into: str) -> None:
+    """Load every part in this process, and print what it took."""
+    import torch
+
+    from sdtune.config.schema import ModelOptions
+    from sdtune.models.open import open_model
+    from sdtune.plugins import Registry
+
+    torch.set_num_threads(1)
+    dtype, cpu = getattr(torch, DTYPES[into]), torch.device("cpu")
+    begin = time.perf_counter()
+    options = ModelOptions(path=str(path))
+    model = open_model(options, dtype=dtype, device=cpu, registry=Registry.from_plugins([]))
+    detected = time.perf_counter() - begin
+    for module in ("diffusers", "transformers"):
+        __import__(module)
+    warm_up()
+    before = memory_bytes("VmRSS")
+    begin = time.perf_counter()
+    for part in ("unet", "vae", "text_encoder"):
+        model.load(part)
+    loaded = time.perf_counter() - begin
+    kept = sum(p.nbytes for p in model.parameters())
+    report = {"detected": detected, "loaded": loaded, "kept": kept, "peak": memory_bytes("VmHWM") - before}
+    print(json.dumps(report))
+
+
+def warm_up() -> None:
+    """Import what loading imports, so that modules do not count as weights."""
+    from sdtune.models import libraries
+
+    libraries.unet_class(), libraries.vae_class(), libraries.text_classes()
+
+
+def memory_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+if __name__ == "__main__":
+    main()
