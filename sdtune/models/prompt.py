@@ -78,6 +78,21 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """A caption as a text encoder is given it.
+
+    Attributes:
+        rows: Its pieces, at least one.
+        count: Places the whole caption takes, without marks.
+        cut: Those that found no room.
+    """
+
+    rows: tuple[Row, ...]
+    count: int
+    cut: int
+
+
+@dataclass(frozen=True, slots=True)
 class Marks:
     """The ids around a piece.
 
@@ -165,6 +180,20 @@ def split(sections: Sequence[Sequence[Unit]], *, room: int, most: int) -> tuple[
         if count < len(section):
             left.insert(0, section[count:])
     return pieces, count_places(unit for section in left for unit in section)
+
+
+def read_pieces(sections: Sequence[Sequence[Unit]], *, length: int, most: int, marks: Marks) -> Reading:
+    """Read a caption's sections as rows.
+
+    Args:
+        sections: As for `split`.
+        length: Of a row, L, marks included.
+        most: Pieces that are allowed.
+        marks: The ids around a piece.
+    """
+    pieces, cut = split(sections, room=length - 2, most=most)
+    rows = tuple(fill_row(piece, length, marks) for piece in pieces)
+    return Reading(rows, count=count_places(unit for section in sections for unit in section), cut=cut)
 
 
 def fill_row(units: Sequence[Unit], length: int, marks: Marks) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import re
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,8 @@ from sdtune.models import build, libraries, naming, snapshot
 from sdtune.models.architecture import SD1, SDFamily, count_text_layers
 from sdtune.models.base import Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
 from sdtune.models.digest import part_digest
+from sdtune.models.pieces import emphasize, join_pieces, stack_rows
+from sdtune.models.prompt import Marks, Reading, read_pieces
 from sdtune.models.storage import CONFIG_KEY, PARTS, StoredPart, open_storage, to_webui
 from sdtune.models.targets import list_targets
 from sdtune.models.tokenizer import MAX_LENGTH, find_tokenizer, load_tokenizer, tokenizer_files
@@ -98,6 +101,18 @@ class StableDiffusion(DiffusionModel):
         """See `DiffusionModel.part_digest`."""
         return part_digest(self._stored(part))
 
+    @property
+    def text_digest(self) -> str:
+        """See `DiffusionModel.text_digest`."""
+        options = self.source.options
+        place = find_tokenizer(self.source.path, options.tokenizer)
+        facts = (self.part_digest("text_encoder"), self.clip_skip, options.chunks, options.weighted_words)
+        digest = hashlib.blake2b(repr((*facts, self.source.dtype)).encode(), digest_size=16)
+        for name, content in sorted(tokenizer_files(place).items()):
+            digest.update(f"{name}\x1f{len(content)}\x1f".encode() + content)
+        self._words.feed(digest)
+        return digest.hexdigest()
+
     def encode_images(self, pixels: Tensor) -> Posterior:
         """See `DiffusionModel.encode_images`; gradients are not kept."""
         vae: Any = self.part("vae")
@@ -115,14 +130,26 @@ class StableDiffusion(DiffusionModel):
         return pixels.float().clamp(-1, 1)
 
     def count_tokens(self, caption: str) -> int:
-        """See `DiffusionModel.count_tokens`; `tokenizer.model_max_length - 2` of them reach the text encoder."""
-        return len(self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
+        """See `DiffusionModel.count_tokens`."""
+        return self._read(caption).count
+
+    def count_cut(self, caption: str) -> int:
+        """See `DiffusionModel.count_cut`."""
+        return self._read(caption).cut
+
+    def _read(self, caption: str) -> Reading:
+        options, tokenizer = self.source.options, self.tokenizer
+        marks = Marks(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        sections = self._words.read(tokenizer, caption, weighted=options.weighted_words)
+        return read_pieces(sections, length=tokenizer.model_max_length, most=options.chunks, marks=marks)
 
     def encode_prompt(self, captions: Sequence[str]) -> Conditioning:
-        """See `DiffusionModel.encode_prompt`; what is beyond 77 tokens is cut off."""
-        tokens = self._words.tokenize(self.tokenizer, captions).to(self.source.device)
+        """See `DiffusionModel.encode_prompt`; what is beyond the pieces allowed is cut off."""
+        readings = [self._read(caption) for caption in captions]
+        tokens, weights = stack_rows([row for reading in readings for row in reading.rows])
         with self._computing("text_encoder"):
-            return Conditioning(hidden=self._encode_tokens(tokens))
+            hidden = emphasize(self._encode_tokens(tokens.to(self.source.device)), weights)
+        return join_pieces(hidden, None, [len(reading.rows) for reading in readings])
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         encoder: Any = self.part("text_encoder")
@@ -140,7 +167,13 @@ class StableDiffusion(DiffusionModel):
         unet = self.part("unet")
         dtype = next(unet.parameters()).dtype
         with self._computing("unet"):
-            answer: Tensor = unet(x_t.to(dtype), timesteps, cond.hidden.to(dtype), return_dict=False)[0]
+            answer: Tensor = unet(
+                x_t.to(dtype),
+                timesteps,
+                cond.hidden.to(dtype),
+                encoder_attention_mask=cond.mask,
+                return_dict=False,
+            )[0]
         return answer.float()
 
     def _computing(self, part: Part) -> AbstractContextManager[Any]:
