@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,21 @@ if TYPE_CHECKING:
     from sdtune.models.prompt import Row
 
 _FAINT = 1e-4  # a mean below this share of the mean size is rounding, and tells nothing to restore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pieces:
+    """One text encoder's answer for all pieces of B captions.
+
+    Attributes:
+        hidden: (N, L, D), caption by caption.
+        pooled: (N, P), or None where the encoder has no projection.
+        counts: Pieces of each caption, N in all.
+    """
+
+    hidden: Tensor
+    pooled: Tensor | None
+    counts: tuple[int, ...]
 
 
 def stack_rows(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

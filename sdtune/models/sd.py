@@ -17,7 +17,7 @@ from sdtune.models import build, libraries, naming, snapshot
 from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_text_layers
 from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
 from sdtune.models.digest import part_digest
-from sdtune.models.pieces import emphasize, join_pieces, stack_rows
+from sdtune.models.pieces import Pieces, join_pieces
 from sdtune.models.storage import CONFIG_KEY, StoredPart, open_storage, to_webui
 from sdtune.models.targets import list_targets
 from sdtune.models.text_encoder import TextEncoder, check_counts, digest_reading
@@ -146,18 +146,15 @@ class StableDiffusion(DiffusionModel):
 
     def encode_prompt(self, captions: Sequence[str]) -> Conditioning:
         """See `DiffusionModel.encode_prompt`; what finds no room in the pieces allowed is cut off."""
-        readings = [[self._read(text, caption) for caption in captions] for text in self._texts]
         with self._computing("text_encoder"):
-            answers = [self._encode(text, own) for text, own in zip(self._texts, readings, strict=True)]
-        pooled = [answer for _, answer in answers if answer is not None]
-        hidden = torch.cat([hidden for hidden, _ in answers], dim=-1)
-        return join_pieces(hidden, pooled[0] if pooled else None, [len(reading.rows) for reading in readings[0]])
+            answers = [self._encode(text, captions) for text in self._texts]
+        pooled = [answer.pooled for answer in answers if answer.pooled is not None]
+        hidden = torch.cat([answer.hidden for answer in answers], dim=-1)
+        return join_pieces(hidden, pooled[0] if pooled else None, answers[0].counts)
 
-    def _encode(self, text: TextEncoder, readings: Sequence[Reading]) -> tuple[Tensor, Tensor | None]:
-        tokens, weights = stack_rows([row for reading in readings for row in reading.rows])
-        module = self.get_submodule(text.text.component)
-        hidden, pooled = text.encode(module, tokens.to(self.source.device), self.tokenizer.eos_token_id)
-        return emphasize(hidden, weights), pooled
+    def _encode(self, text: TextEncoder, captions: Sequence[str]) -> Pieces:
+        readings = [self._read(text, caption) for caption in captions]
+        return text.encode(self.get_submodule(text.text.component), readings, self.tokenizer.eos_token_id)
 
     def denoise(self, x_t: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """See `DiffusionModel.denoise`."""

@@ -6,11 +6,12 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from sdtune.errors import ModelError
+from sdtune.models.pieces import Pieces, emphasize, stack_rows
 from sdtune.models.prompt import Marks, Reading, read_pieces
 from sdtune.models.words import Words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -50,17 +51,23 @@ class TextEncoder:
         sections = self.words.read(tokenizer, caption, weighted=options.weighted_words)
         return read_pieces(sections, length=tokenizer.model_max_length, most=options.chunks, marks=marks)
 
-    def encode(self, module: nn.Module, tokens: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
-        """Encode token ids (B, L).
+    def encode(self, module: nn.Module, readings: Sequence[Reading], end: int) -> Pieces:
+        """Encode captions, and weigh their hidden states.
 
         Args:
             module: `CLIPTextModel` or `CLIPTextModelWithProjection`.
-            tokens: Rows of `read`.
+            readings: As `read` gives them.
             end: Id of the end mark.
 
         Returns:
-            Hidden states (B, L, D), and the pooled text (B, P) where there is a projection: that of the first end mark.
+            All pieces; the pooled text, where there is a projection, is that of the first end mark, and has no weights.
         """
+        tokens, weights = stack_rows([row for reading in readings for row in reading.rows])
+        hidden, pooled = self._encode(module, tokens.to(next(module.parameters()).device), end)
+        counts = tuple(len(reading.rows) for reading in readings)
+        return Pieces(hidden=emphasize(hidden, weights), pooled=pooled, counts=counts)
+
+    def _encode(self, module: nn.Module, tokens: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
         encoder: Any = module
         if self._skipped == 1 and self._normalizes:
             last: Tensor = encoder(tokens).last_hidden_state

@@ -89,7 +89,8 @@ def test_sd2_is_read_as_diffusers_reads_it(paths):
     hidden = pipeline.text_encoder(tokens)[0]
     assert torch.equal(model.encode_prompt(CAPTIONS).hidden, hidden)
     theirs = pipeline.unet(latents(), torch.tensor([10, 900]), hidden).sample
-    assert torch.equal(answer(model), theirs)
+    # torch rounds a convolution by where its weights lie in memory
+    torch.testing.assert_close(answer(model), theirs, rtol=0, atol=5e-6)
 
 
 @pytest.mark.slow
