@@ -95,6 +95,8 @@ def join_conditionings(conditionings: Sequence[Conditioning]) -> Conditioning:
 
 def _join(tensors: Sequence[Tensor | None]) -> Tensor | None:
     present = [tensor for tensor in tensors if tensor is not None]
+    if len(present) not in (0, len(tensors)):
+        raise ValueError("some conditionings have pooled text or sizes, others have none")
     return torch.cat(present) if present else None
 
 

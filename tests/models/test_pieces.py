@@ -78,3 +78,9 @@ def test_conditionings_are_joined_whatever_came_joined(order):
 def test_a_mask_goes_to_the_device():
     cond = join_pieces(states(3, 5, 3), None, [1, 2])
     assert cond.to(torch.device("meta")).mask.device.type == "meta"
+
+
+def test_a_conditioning_with_pooled_text_is_not_joined_with_one_without():
+    hidden = states(1, 5, 3)
+    with pytest.raises(ValueError, match="others have none"):
+        join_conditionings([Conditioning(hidden=hidden), Conditioning(hidden=hidden, pooled=hidden[:, 0])])
