@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from sdtune.models.pieces import Pieces, join_pieces
 from sdtune.models.storage import CONFIG_KEY, StoredPart, open_storage, to_webui
 from sdtune.models.targets import list_targets
 from sdtune.models.text_encoder import TextEncoder, check_counts, digest_reading
-from sdtune.models.tokenizer import MAX_LENGTH, OPENCLIP_PAD, find_tokenizer, load_tokenizer, tokenizer_files
+from sdtune.models.tokenizer import OPENCLIP_PAD, find_tokenizer, open_tokenizer, tokenizer_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -193,10 +194,12 @@ class StableDiffusion(DiffusionModel):
             self.unload(part)
         if not self.is_loaded(part):
             self._build(part, torch.float32)
-        parameters = {}
+        parameters: dict[str, nn.Parameter] = {}
         for component, module, prefix in self._modules_of(part):
-            named = module.requires_grad_(True).named_parameters()
-            parameters.update({f"{component}.{prefix}{name}": parameter for name, parameter in named})
+            named = ((f"{component}.{prefix}{name}", parameter) for name, parameter in module.named_parameters())
+            parameters.update((path, parameter) for path, parameter in named if not self._is_idle(path))
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
         return parameters
 
     def _modules_of(self, part: Part) -> Iterator[tuple[Component, nn.Module, str]]:
@@ -231,7 +234,12 @@ class StableDiffusion(DiffusionModel):
         for part in parts:
             for component, module, prefix in self._modules_of(part):
                 layers = ((prefix + name, child) for name, child in module.named_modules() if name)
-                yield from list_targets(part, component, layers)
+                for target in list_targets(part, component, layers):
+                    yield replace(target, is_idle=self._is_idle(target.path))
+
+    def _is_idle(self, path: str) -> bool:
+        component, _, name = path.partition(".")
+        return any(text.is_idle(name) for text in self._texts if text.text.component == component)
 
     def layers(self, part: Part) -> Iterator[tuple[str, nn.Module]]:
         """See `DiffusionModel.layers`."""
@@ -311,17 +319,8 @@ class StableDiffusion(DiffusionModel):
         Raises:
             ModelError: None is found, or it does not belong to this text encoder.
         """
-        place = find_tokenizer(self.source.path, self.source.options.tokenizer)
-        tokenizer = load_tokenizer(place)
         rows = self._stored("text_encoder").entries["text_model.embeddings.token_embedding.weight"].shape[0]
-        if len(tokenizer) > rows:
-            raise ModelError(
-                f"the tokenizer {place} has {len(tokenizer)} tokens, the text encoder {rows}",
-                where=str(self.source.path),
-                hint="give the model's own tokenizer: model.tokenizer",
-            )
-        tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
-        return tokenizer
+        return open_tokenizer(self.source.path, self.source.options.tokenizer, rows)
 
     @cached_property
     def _scaling_factor(self) -> float:
