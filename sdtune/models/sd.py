@@ -18,15 +18,18 @@ from sdtune.models import build, libraries, naming, snapshot
 from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_text_layers
 from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
 from sdtune.models.digest import part_digest
+from sdtune.models.pieces import Pieces, join_pieces
 from sdtune.models.storage import CONFIG_KEY, StoredPart, open_storage, to_webui
 from sdtune.models.targets import list_targets
-from sdtune.models.text_encoder import TextEncoder
-from sdtune.models.tokenizer import MAX_LENGTH, OPENCLIP_PAD, find_tokenizer, load_tokenizer, tokenizer_files
+from sdtune.models.text_encoder import TextEncoder, check_counts, digest_reading
+from sdtune.models.tokenizer import OPENCLIP_PAD, find_tokenizer, open_tokenizer, tokenizer_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
+
+    from sdtune.models.prompt import Reading
 
 _V_MARK = "v_pred"  # an empty tensor in a single file that tells ComfyUI the same
 
@@ -106,6 +109,15 @@ class StableDiffusion(DiffusionModel):
         """See `DiffusionModel.part_digest`."""
         return "".join(part_digest(self._stored(component)) for component in self._family.components_of(part))
 
+    @property
+    def text_digest(self) -> str:
+        """See `DiffusionModel.text_digest`."""
+        options = self.source.options
+        place = find_tokenizer(self.source.path, options.tokenizer)
+        reading = (self.clip_skip, options.chunks, options.weighted_words, self.source.dtype)
+        facts = (self.family, self.part_digest("text_encoder"), *reading)
+        return digest_reading(facts, tokenizer_files(place), [text.words for text in self._texts])
+
     def encode_images(self, pixels: Tensor) -> Posterior:
         """See `DiffusionModel.encode_images`; gradients are not kept."""
         vae: Any = self.part("vae")
@@ -123,21 +135,27 @@ class StableDiffusion(DiffusionModel):
         return pixels.float().clamp(-1, 1)
 
     def count_tokens(self, caption: str) -> int:
-        """See `DiffusionModel.count_tokens`; `tokenizer.model_max_length - 2` of them reach the text encoder."""
-        return len(self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
+        """See `DiffusionModel.count_tokens`."""
+        return self._read(self._texts[0], caption).count
+
+    def count_cut(self, caption: str) -> int:
+        """See `DiffusionModel.count_cut`."""
+        return self._read(self._texts[0], caption).cut
+
+    def _read(self, text: TextEncoder, caption: str) -> Reading:
+        return text.read(self.tokenizer, caption, self.source.options)
 
     def encode_prompt(self, captions: Sequence[str]) -> Conditioning:
-        """See `DiffusionModel.encode_prompt`; what is beyond 77 tokens is cut off."""
+        """See `DiffusionModel.encode_prompt`; what finds no room in the pieces allowed is cut off."""
         with self._computing("text_encoder"):
             answers = [self._encode(text, captions) for text in self._texts]
-        pooled = [answer for _, answer in answers if answer is not None]
-        return Conditioning(
-            hidden=torch.cat([hidden for hidden, _ in answers], dim=-1), pooled=pooled[0] if pooled else None
-        )
+        pooled = [answer.pooled for answer in answers if answer.pooled is not None]
+        hidden = torch.cat([answer.hidden for answer in answers], dim=-1)
+        return join_pieces(hidden, pooled[0] if pooled else None, answers[0].counts)
 
-    def _encode(self, text: TextEncoder, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        tokens = text.tokenize(self.tokenizer, captions).to(self.source.device)
-        return text.encode(self.get_submodule(text.text.component), tokens, self.tokenizer.eos_token_id)
+    def _encode(self, text: TextEncoder, captions: Sequence[str]) -> Pieces:
+        readings = [self._read(text, caption) for caption in captions]
+        return text.encode(self.get_submodule(text.text.component), readings, self.tokenizer.eos_token_id)
 
     def denoise(self, x_t: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """See `DiffusionModel.denoise`."""
@@ -149,7 +167,12 @@ class StableDiffusion(DiffusionModel):
             added = {"text_embeds": cond.pooled.to(dtype), "time_ids": sizes}
         with self._computing("unet"):
             answer: Tensor = unet(
-                x_t.to(dtype), timesteps, cond.hidden.to(dtype), added_cond_kwargs=added, return_dict=False
+                x_t.to(dtype),
+                timesteps,
+                cond.hidden.to(dtype),
+                encoder_attention_mask=cond.mask,
+                added_cond_kwargs=added,
+                return_dict=False,
             )[0]
         return answer.float()
 
@@ -195,6 +218,7 @@ class StableDiffusion(DiffusionModel):
     def set_embeddings(self, embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
         """See `DiffusionModel.set_embeddings`; loads the text encoder."""
         self.load("text_encoder")
+        check_counts(embeddings)
         for text in self._texts:
             text.place_words(self.tokenizer, self._token_embedding(text), embeddings)
 
@@ -295,17 +319,8 @@ class StableDiffusion(DiffusionModel):
         Raises:
             ModelError: None is found, or it does not belong to this text encoder.
         """
-        place = find_tokenizer(self.source.path, self.source.options.tokenizer)
-        tokenizer = load_tokenizer(place)
         rows = self._stored("text_encoder").entries["text_model.embeddings.token_embedding.weight"].shape[0]
-        if len(tokenizer) > rows:
-            raise ModelError(
-                f"the tokenizer {place} has {len(tokenizer)} tokens, the text encoder {rows}",
-                where=str(self.source.path),
-                hint="give the model's own tokenizer: model.tokenizer",
-            )
-        tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
-        return tokenizer
+        return open_tokenizer(self.source.path, self.source.options.tokenizer, rows)
 
     @cached_property
     def _scaling_factor(self) -> float:
