@@ -19,8 +19,9 @@ def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Predi
 
     Where the schedule ends in pure noise, all of them begin there: DDIM's steps then count back from the last timestep
     (`trailing`, Lin et al. 2024, table 2). The others begin there anyway; since they divide by alpha_bar, theirs is
-    diffusers' 2**-24 where the model's is 0, which A1111 does too. Karras' sigmas stay: they are many up there, but with
-    20 steps a picture's brightness, which is settled there, spreads as it should, and with even steps half as much.
+    diffusers' 2**-24 where the model's is 0; A1111 has such a number too. Karras' sigmas stay: most of them lie there,
+    and with 20 of them the brightness of pictures, which is settled there, varies as in the data; with even steps half
+    as much.
 
     Args:
         name: Sampler.
