@@ -53,7 +53,7 @@ def open_vae(path: Path, *, latent_channels: int, scaling_factor: float) -> Stor
     if channels != latent_channels or own_factor != scaling_factor:
         raise ModelError(
             f"{path.name} is the VAE of another kind of model: "
-            f"{channels} latent channels instead of {latent_channels}, scaled by {own_factor} instead of {scaling_factor}",
+            f"{channels} latent channels (not {latent_channels}), scaled by {own_factor} (not {scaling_factor})",
             where=_OPTION,
         )
     entries = {new: file.entries[old] for new, old in names.items()}
