@@ -101,7 +101,7 @@ def _family(name: str, path: Path, registry: Families) -> FamilySpec:
     shapes = read_shapes(path)
     found = registry.detect_family(shapes, path)
     if found is None or found not in families:
-        title = f"{FAMILY_TITLES.get(found, found)} ({found})" if found else describe(shapes)
+        title = f"{FAMILY_TITLES.get(found, found)} ({found})" if found else describe(shapes, is_folder=path.is_dir())
         raise ModelError(f"{path.name} holds {title}", where=str(path), hint=f"trained are: {', '.join(families)}")
     return families[found]
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdtune.config.schema import ModelOptions
+    from sdtune.models.architecture import SDFamily
     from sdtune.models.base import Prediction
+    from sdtune.models.storage import StoredModel
 
 V_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"  # empty tensors in a single file, which ComfyUI and Forge look for
 _EDM_MARKS = ("edm_mean", "edm_vpred.sigma_max")  # the same of Playground 2.5, and of CosXL
@@ -64,6 +66,22 @@ class Parameterization:
         name = {"epsilon": "noise", "v_prediction": "v"}[self.prediction]
         zero = f", zero terminal SNR ({self.zero_snr_source})" if self.zero_snr else ""
         return f"predicts {name} ({self.source}){zero}"
+
+
+def read_parameterization(options: ModelOptions, storage: StoredModel, family: SDFamily) -> Parameterization:
+    """Tell what a stored model predicts; at most one small tensor is read.
+
+    Raises:
+        ModelError: See `gather_claims` and `decide`.
+    """
+    unet = storage.components["unet"]
+    claims = gather_claims(storage.path, names=storage.shapes, metadata=unet.file.metadata, scheduler=storage.scheduler)
+
+    def guess() -> Claim | None:
+        has_bias = family.v_px is not None and TELLING_BIAS in unet.entries
+        return guess_from_bias(float(unet.read(TELLING_BIAS).double().std())) if has_bias else None
+
+    return decide(options, claims, default=family.prediction, guess=guess)
 
 
 def gather_claims(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,17 +16,31 @@ from sdtune.models.tensors import read_header
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-    from typing import Any
 
     from torch import Tensor
 
+    from sdtune.models.architecture import SDFamily
+    from sdtune.models.storage import StoredModel
     from sdtune.models.tensors import TensorFile
-
-logger = logging.getLogger(__name__)
 
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 _PREFIXES = (naming.WEBUI_PREFIX["vae"], "vae.", "")
 _OPTION = "model.vae"
+_LATENT_CHANNELS = 4
+
+
+def replace_vae(storage: StoredModel, path: Path | None, family: SDFamily) -> StoredModel:
+    """Put another VAE into a model's place for one; None leaves its own.
+
+    Raises:
+        ModelError: See `open_vae`.
+    """
+    if path is None:
+        return storage
+    own = storage.components.get("vae")
+    scaling_factor = family.scaling_factor if own is None else own.config.get("scaling_factor", family.scaling_factor)
+    other = open_vae(path, latent_channels=_LATENT_CHANNELS, scaling_factor=scaling_factor)
+    return replace(storage, components={**storage.components, "vae": other})
 
 
 def open_vae(path: Path, *, latent_channels: int, scaling_factor: float) -> StoredPart:
@@ -72,9 +86,25 @@ def choose_dtype(dtype: torch.dtype, config: Mapping[str, Any], *, overflows: bo
     return dtype if is_safe or dtype != torch.float16 else torch.float32
 
 
+def encode(module: Any, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Encode (B, 3, H, W) pixels to the posterior's mean and std, both (B, C, h, w) float32, as the VAE scales them."""
+    posterior = module.encode(pixels.to(module.dtype)).latent_dist
+    return posterior.mean.float(), posterior.std.float()
+
+
+def decode(module: Any, latents: Tensor) -> tuple[Tensor, ...]:
+    """Decode (B, C, h, w) latents, as the VAE scales them, to (B, 3, H, W) float32 pixels."""
+    return (module.decode(latents.to(module.dtype), return_dict=False)[0].float(),)
+
+
 def is_finite(*tensors: Tensor) -> bool:
     """Tell whether no number is NaN or infinite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def short_name(dtype: torch.dtype) -> str:
+    """Give a dtype's short name, e.g. `float16`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _find(path: Path) -> Path:
