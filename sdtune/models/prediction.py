@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.errors import ModelError
 from sdtune.models.sidecar import read_sidecar
 
@@ -145,6 +146,27 @@ def decide(
             if claim.prediction != prediction and claim.prediction is not None
         ),
     )
+
+
+def make_schedule(config: Mapping[str, Any], *, is_zero_snr: bool) -> NoiseSchedule:
+    """Build a model's noise schedule.
+
+    Args:
+        config: A folder's scheduler configuration; empty: Stable Diffusion's schedule.
+        is_zero_snr: Rescale it to end in pure noise.
+
+    Raises:
+        ModelError: It is of a form that is not trained.
+    """
+    shape = config.get("beta_schedule", "scaled_linear")
+    if shape != "scaled_linear":
+        raise ModelError(f"the model's noise schedule is {shape!r}; only 'scaled_linear' is trained")
+    schedule = NoiseSchedule.scaled_linear(
+        int(config.get("num_train_timesteps", 1000)),
+        float(config.get("beta_start", 0.00085)),
+        float(config.get("beta_end", 0.012)),
+    )
+    return schedule.rescaled_to_zero_snr() if is_zero_snr else schedule
 
 
 def guess_from_bias(std: float) -> Claim:

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.errors import ModelError
 from sdtune.models import build, libraries, naming, snapshot, vae
 from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_text_layers
 from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Target
 from sdtune.models.detect import has_averaged_weights
 from sdtune.models.digest import part_digest
-from sdtune.models.prediction import V_MARK, ZERO_SNR_MARK, read_parameterization
-from sdtune.models.sidecar import encode_sidecar
+from sdtune.models.prediction import V_MARK, ZERO_SNR_MARK, make_schedule, read_parameterization
 from sdtune.models.storage import CONFIG_KEY, StoredPart, open_storage, to_webui
 from sdtune.models.targets import list_targets
 from sdtune.models.text_encoder import TextEncoder
@@ -56,7 +54,7 @@ class StableDiffusion(DiffusionModel):
         self._parameterization = read_parameterization(source.options, self._storage, family)
         self.prediction = self._parameterization.prediction
         self.native_px = self._native_px()
-        self.schedule = _schedule(self._storage.scheduler, is_zero_snr=self._parameterization.zero_snr)
+        self.schedule = make_schedule(self._storage.scheduler, is_zero_snr=self._parameterization.zero_snr)
         self._vae_dtype = vae.choose_dtype(source.dtype, self._stored("vae").config, overflows=family.vae_overflows)
         self.clip_skip = source.options.clip_skip or family.clip_skip
         self._texts = tuple(
@@ -291,16 +289,8 @@ class StableDiffusion(DiffusionModel):
         """See `DiffusionModel.webui_sidecars`: A1111 takes a model without one to predict noise."""
         if self.prediction == "epsilon":
             return {}
-        unet: Any = build.build_empty(self._stored("unet"), self._family)
-        own_vae: Any = build.build_empty(self._stored("vae"), self._family)
-        content = encode_sidecar(
-            self.family,
-            unet=unet.config,
-            vae=own_vae.config,
-            scaling_factor=self._scaling_factor,
-            prediction=self.prediction,
-        )
-        return {".yaml": content}
+        unet, own_vae = (build.build_empty(self._stored(name), self._family) for name in ("unet", "vae"))
+        return snapshot.sidecar_files(self._family, unet, own_vae, self._scaling_factor, self.prediction)
 
     def diffusers_files(self) -> dict[str, Mapping[str, Tensor] | bytes]:
         """See `DiffusionModel.diffusers_files`."""
@@ -402,15 +392,3 @@ def _as_diffusers(component: Component, weights: Mapping[str, Tensor]) -> dict[s
     if component != "vae":
         return dict(weights)
     return {name: t.flatten(1) if naming.is_vae_attention(name) else t for name, t in weights.items()}
-
-
-def _schedule(config: Mapping[str, Any], *, is_zero_snr: bool) -> NoiseSchedule:
-    shape = config.get("beta_schedule", "scaled_linear")
-    if shape != "scaled_linear":
-        raise ModelError(f"the model's noise schedule is {shape!r}; only 'scaled_linear' is trained")
-    schedule = NoiseSchedule.scaled_linear(
-        int(config.get("num_train_timesteps", 1000)),
-        float(config.get("beta_start", 0.00085)),
-        float(config.get("beta_end", 0.012)),
-    )
-    return schedule.rescaled_to_zero_snr() if is_zero_snr else schedule

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 from sdtune.models import naming
+from sdtune.models.sidecar import encode_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,6 +72,22 @@ def pipeline_files(
         "model_index.json": encode_json(index),
         "scheduler/scheduler_config.json": encode_json({**own, "prediction_type": prediction}),
     }
+
+
+def sidecar_files(
+    family: SDFamily, unet: nn.Module, vae: nn.Module, scaling_factor: float, prediction: Prediction
+) -> dict[str, bytes]:
+    """Give what lies beside a single file for A1111: suffix to content.
+
+    Args:
+        family: The model's family.
+        unet: The UNet's module, with or without weights: only its configuration is read.
+        vae: The same of the VAE.
+        scaling_factor: Of the latents.
+        prediction: What the UNet predicts.
+    """
+    configs = {"unet": cast("Any", unet).config, "vae": cast("Any", vae).config}
+    return {".yaml": encode_sidecar(family.name, **configs, scaling_factor=scaling_factor, prediction=prediction)}
 
 
 def _for_zero_snr(scheduler: dict[str, Any], *, is_zero_snr: bool) -> dict[str, Any]:
