@@ -80,7 +80,7 @@ def read_parameterization(options: ModelOptions, storage: StoredModel, family: S
 
     def guess() -> Claim | None:
         has_bias = family.v_px is not None and TELLING_BIAS in unet.entries
-        return guess_from_bias(float(unet.read(TELLING_BIAS).double().std())) if has_bias else None
+        return guess_from_bias(float(unet.read(TELLING_BIAS).double().std(correction=0))) if has_bias else None
 
     return decide(options, claims, default=family.prediction, guess=guess)
 
