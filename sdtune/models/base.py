@@ -152,6 +152,14 @@ class DiffusionModel(nn.Module, ABC):
     native_px: int
     clip_skip: int
 
+    def describe(self) -> str:
+        """Say in a few words what the model is and how that is known, for the plan."""
+        return f"{self.family}, {self.prediction}"
+
+    def notes(self) -> tuple[str, ...]:
+        """List what may surprise a user of the model, one line each."""
+        return ()
+
     @abstractmethod
     def load(self, part: Part) -> None:
         """Load a part tensor by tensor into the source's dtype, frozen and in eval mode; nothing if it is there.
@@ -174,6 +182,11 @@ class DiffusionModel(nn.Module, ABC):
 
         Two text encoders are an `nn.ModuleDict` by component.
         """
+
+    def dtype_of(self, part: Part) -> torch.dtype:
+        """Tell what a frozen part is computed in: the source's dtype, unless the part needs more digits or range."""
+        del part
+        return self.source.dtype
 
     @abstractmethod
     def part_digest(self, part: Part) -> str:
@@ -267,6 +280,10 @@ class DiffusionModel(nn.Module, ABC):
     @abstractmethod
     def webui_metadata(self) -> dict[str, str]:
         """Give what shapes do not tell about the architecture, to be written into a single file."""
+
+    def webui_sidecars(self) -> dict[str, bytes]:
+        """Give what must lie beside a single file of this model: suffix (`.yaml`) to content; mostly nothing."""
+        return {}
 
     @abstractmethod
     def diffusers_files(self) -> dict[str, Mapping[str, Tensor] | bytes]:

@@ -157,7 +157,7 @@ def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
     cache = LatentCache(
         open_store(options.latents, "latents", options),
         vae_digest=run.model.part_digest("vae"),
-        dtype=run.model.source.dtype,
+        dtype=run.model.dtype_of("vae"),
         alpha_color=run.options.data.alpha_color,
     )
     missing = cache.missing(make_builder(run, None).latent_items())

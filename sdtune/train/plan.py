@@ -99,7 +99,7 @@ def make_plan(run: Run) -> Plan:
     return Plan(
         facts=facts,
         trained=trained,
-        notes=(*run.index.notes, *run.method.notes(), *_notes(run)),
+        notes=(*run.model.notes(), *run.index.notes, *run.method.notes(), *_notes(run)),
         steps=run.timetable.steps,
     )
 
@@ -113,7 +113,7 @@ def _lr_text(group: ParamGroup, run: Run) -> str:
 
 def _model_text(run: Run) -> str:
     dtype = str(run.model.source.dtype).removeprefix("torch.")
-    return f"{run.model.source.name} ({run.model.family}, {run.model.prediction}), frozen parts {dtype} on {run.device}"
+    return f"{run.model.source.name} ({run.model.describe()}), frozen parts {dtype} on {run.device}"
 
 
 def _images_text(run: Run) -> str:
