@@ -1,0 +1,215 @@
+"""One view over what lies in a file or a folder: names, shapes and strings at once, values when they are asked for.
+
+Reading headers needs no torch. A pickled file has no header, so its tensors are in memory once it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from sdtune.errors import ModelError
+from sdtune.formats.facts import TensorFacts
+from sdtune.models.tensors import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from sdtune.models.tensors import TensorFile
+
+Form = Literal["safetensors", "pickle", "picture", "folder"]
+
+PICKLED_SUFFIXES = {".pt", ".ckpt", ".bin", ".pth"}
+PICTURE_SUFFIXES = {".png", ".webp"}
+_WEIGHTS = ("diffusion_pytorch_model", "model")
+_VARIANTS = ("", ".fp32", ".fp16", ".bf16")
+_ADAPTER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """An opened file or folder.
+
+    Attributes:
+        path: Where it is.
+        form: How it is packed.
+        size_bytes: Bytes of the file, or of a folder's weights.
+        tensors: Name to dtype and shape.
+        metadata: Strings of a safetensors file.
+        plain: What a pickled file or a picture holds, whole.
+        configs: JSON files of a folder, by their path inside.
+    """
+
+    path: Path
+    form: Form
+    size_bytes: int
+    tensors: Mapping[str, TensorFacts]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    plain: Any = None
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    _places: Mapping[str, tuple[TensorFile, str]] = field(default_factory=dict)
+    _held: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor as it is stored.
+
+        Raises:
+            ModelError: The file became shorter, or the dtype is not read.
+        """
+        if name in self._held:
+            return self._held[name]
+        file, inner = self._places[name]
+        return file.read(inner)
+
+    def read_scalars(self, names: Iterable[str]) -> dict[str, float]:
+        """Read tensors of one element, without torch where the file is safetensors; others are left out."""
+        return {name: self._scalar(name) for name in names if name in self.tensors and self.tensors[name].count == 1}
+
+    def _scalar(self, name: str) -> float:
+        if name in self._held:
+            return float(self._held[name])
+        file, inner = self._places[name]
+        entry = file.entries[inner]
+        with file.path.open("rb") as stream:
+            stream.seek(entry.start)
+            return _decode_scalar(stream.read(entry.end - entry.start), entry.dtype)
+
+
+def open_contents(path: Path) -> Contents:
+    """Open any file or folder that may hold weights.
+
+    Raises:
+        ModelError: It is missing, damaged, unsafe, or holds no tensors in a form that is read.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+        return _open_picture(path)
+    return _open_file(path)
+
+
+def _open_file(path: Path) -> Contents:
+    file = read_header(path)
+    return Contents(
+        path=path,
+        form="safetensors",
+        size_bytes=path.stat().st_size,
+        tensors={name: TensorFacts(entry.dtype, entry.shape) for name, entry in file.entries.items()},
+        metadata=file.metadata,
+        _places={name: (file, name) for name in file.entries},
+    )
+
+
+def _open_folder(path: Path) -> Contents:
+    for name in _ADAPTER_FILES:
+        if (path / name).is_file():
+            return _open_file(path / name)
+    files = list(_weight_files(path))
+    if not files:
+        raise ModelError(
+            f"{path} holds no model", hint="give a file, a diffusers folder with model_index.json, or a run's folder"
+        )
+    headers = [(part, read_header(file)) for part, file in files]
+    places = {f"{part}{name}": (file, name) for part, file in headers for name in file.entries}
+    return Contents(
+        path=path,
+        form="folder",
+        size_bytes=sum(file.stat().st_size for _, file in files),
+        tensors={n: TensorFacts(file.entries[i].dtype, file.entries[i].shape) for n, (file, i) in places.items()},
+        configs=_read_configs(path),
+        _places=places,
+    )
+
+
+def _weight_files(path: Path) -> Iterator[tuple[str, Path]]:
+    """List each part's file, or its shards, of one variant; the part as prefix, "" for the folder itself."""
+    for folder in (path, *sorted(inner for inner in path.iterdir() if inner.is_dir())):
+        prefix = "" if folder == path else f"{folder.name}/"
+        stems = [(f"{stem}{variant}", folder) for stem in _WEIGHTS for variant in _VARIANTS]
+        found = next((_variant_files(stem, inner) for stem, inner in stems if _variant_files(stem, inner)), [])
+        yield from ((prefix, file) for file in found)
+
+
+def _variant_files(stem: str, folder: Path) -> list[Path]:
+    whole = folder / f"{stem}.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob(f"{stem}-?????-of-?????.safetensors"))
+
+
+def _read_configs(path: Path) -> dict[str, Mapping[str, Any]]:
+    configs: dict[str, Mapping[str, Any]] = {}
+    for file in [*path.glob("*.json"), *path.glob("*/*config.json")]:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file} cannot be read: {error}") from error
+        if isinstance(content, dict):
+            configs[file.relative_to(path).as_posix()] = content
+    return configs
+
+
+def _open_picture(path: Path) -> Contents:
+    """Open a picture with an embedding in its text chunk, as webui writes it (image_embedding.py)."""
+    import base64
+
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            text = picture.info.get("sd-ti-embedding")
+        content = json.loads(base64.b64decode(text)) if text else None
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", hint="download it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is a picture without an embedding in its text", hint="give another file")
+    held = dict(_flatten(_with_tensors(content)))
+    return _held_contents(path, "picture", content, held)
+
+
+def _with_tensors(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, dict) and set(value) == {"TORCHTENSOR"}:
+        return torch.tensor(value["TORCHTENSOR"])
+    return {key: _with_tensors(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _held_contents(path: Path, form: Form, plain: Any, held: dict[str, Tensor]) -> Contents:
+    return Contents(
+        path=path,
+        form=form,
+        size_bytes=path.stat().st_size,
+        tensors={name: TensorFacts(_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in held.items()},
+        plain=plain,
+        _held=held,
+    )
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Name the tensors of nested containers by their keys, joined with dots."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield prefix, value
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in items:
+        yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    name = str(tensor.dtype).removeprefix("torch.")
+    short = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U"}
+    kind = name.rstrip("0123456789")
+    return f"{short[kind]}{name[len(kind) :]}" if kind in short else name.upper()
+
+
+def _decode_scalar(data: bytes, dtype: str) -> float:
+    if dtype == "BF16":
+        return float(struct.unpack("<f", bytes(2) + data)[0])
+    codes = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "U8": "B", "BOOL": "?"}
+    return float(struct.unpack(f"<{codes[dtype]}", data)[0]) if dtype in codes else float("nan")
