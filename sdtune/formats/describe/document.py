@@ -89,11 +89,12 @@ def _describe_kind(facts: FileFacts) -> dict[str, Any]:
 
 
 def _describe_hashes(facts: FileFacts, *, whole: bool) -> dict[str, Any]:
-    """Hash the file where that is asked for, and an adapter's tensors to check what its metadata states."""
+    """Hash the file where that is asked for, and the tensors to check what metadata states."""
     found: dict[str, Any] = {}
     stated = facts.metadata.get("sshs_model_hash")
     is_file = facts.contents.form == "safetensors" and facts.path.is_file()
-    if is_file and (whole or (facts.kind in _ADAPTERS and facts.contents.size_bytes <= _CHECKED_BYTES)):
+    is_checked = facts.kind in _ADAPTERS or stated is not None
+    if is_file and (whole or (is_checked and facts.contents.size_bytes <= _CHECKED_BYTES)):
         found["tensors_sha256"] = hash_file(facts.path, skip_bytes=_header_bytes(facts.path))
     if stated is not None:
         found["stated"] = stated

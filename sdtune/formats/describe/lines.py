@@ -86,11 +86,8 @@ def _file_rows(document: Document) -> Iterator[Row]:
     yield "kind", f"{_kind(document)}{title}"
     yield "family", document["family_reason"] if family else f"not known: {document['family_reason']}"
     dtypes = ", ".join(_share(name, share, document) for name, share in document["dtypes"].items())
-    parameters = short_number(document["parameters"])
-    yield (
-        "size",
-        f"{short_bytes(document['size_bytes'])}, {document['tensors']:,} tensors, {parameters} parameters, {dtypes}",
-    )
+    counts = f"{count_of(document['tensors'], 'tensor')}, {short_number(document['parameters'])} parameters"
+    yield "size", f"{short_bytes(document['size_bytes'])}, {counts}, {dtypes}"
     if document["form"] in {"pickle", "picture"}:
         yield (
             "form",
@@ -111,7 +108,7 @@ def _kind(document: Document) -> str:
 
 def _share(name: str, share: Mapping[str, int], document: Document) -> str:
     title = _DTYPES.get(name, name.lower())
-    return title if len(document["dtypes"]) == 1 else f"{title} {share['tensors']:,}x"
+    return title if len(document["dtypes"]) == 1 else f"{title} ({share['tensors']:,})"
 
 
 def _section_rows(document: Document) -> list[Row]:
@@ -197,8 +194,10 @@ def _embedding_rows(embedding: Document) -> Iterator[Row]:
     for encoder, found in embedding["encoders"].items():
         norms = [norm for norm in found["norms"] if norm is not None]
         lengths = f", lengths {min(norms):.3g} to {max(norms):.3g}" if norms else ""
-        plural = "" if found["vectors"] == 1 else "s"
-        yield encoder.replace("_", "-").upper(), f"{found['vectors']} vector{plural} {found['width']} wide{lengths}"
+        yield (
+            encoder.replace("_", "-").upper(),
+            f"{count_of(found['vectors'], 'vector')} {found['width']} wide{lengths}",
+        )
     yield from _base_rows(embedding)
 
 
@@ -215,16 +214,16 @@ def _network_rows(network: Document) -> Iterator[Row]:
 
 def _base_rows(section: Document) -> Iterator[Row]:
     if section["step"]:
-        yield "trained", f"{section['step']:,} steps"
+        yield "trained for", count_of(section["step"], "step")
     digest = f" [{section['base_hash']}]" if section["base_hash"] else ""
-    yield "on", f"{section['base_model'] or ''}{digest}".strip()
+    yield "trained on", f"{section['base_model'] or ''}{digest}".strip()
 
 
 def _training_rows(training: Document) -> Iterator[Row]:
     yield "trigger", training.get("trigger", "")
     yield "tags", ", ".join(f"{item['tag']} ({item['count']})" for item in training.get("tags", []))
     yield "trained on", training.get("base_model", "")
-    yield "for", _duration(training)
+    yield "trained for", _duration(training)
     rates = {"": "learning_rate", "UNet ": "unet_lr", "text ": "text_encoder_lr"}
     told = [f"{title}{training[key]}" for title, key in rates.items() if key in training]
     yield "rate", ", ".join(told) + (f"; {training['schedule']}" if told and "schedule" in training else "")
@@ -232,16 +231,22 @@ def _training_rows(training: Document) -> Iterator[Row]:
     yield "images", _images(training)
     yield "comment", training.get("comment", "")
     by = f"sdtune {training['sdtune_version']}" if "sdtune_version" in training else training.get("network_module", "")
-    yield "made", " with ".join(text for text in (training.get("date", ""), by) if text)
+    yield "made", " with ".join(text for text in (training.get("date", "")[:16].replace("T", " "), by) if text)
 
 
 def _duration(training: Document) -> str:
-    texts = [f"{training['steps']:,} steps" if "steps" in training else ""]
-    texts.append(f"{training['epoch']:,} epochs" if "epoch" in training else "")
-    texts.append(f"batches of {training['batch_size']}" if "batch_size" in training else "")
-    seconds = training.get("seconds")
-    texts.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} h" if seconds else "")
-    return ", ".join(text for text in texts if text)
+    texts = [count_of(training[key], key.removesuffix("s")) for key in ("steps", "epoch") if key in training]
+    if "batch_size" in training:
+        texts.append(f"batches of {training['batch_size']}")
+    if training.get("seconds"):
+        texts.append(_time(training["seconds"]))
+    return ", ".join(texts)
+
+
+def _time(seconds: int) -> str:
+    if seconds < 60:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 3600 else f"{seconds // 3600} h {seconds // 60 % 60} min"
 
 
 def _images(training: Document) -> str:
@@ -288,6 +293,11 @@ def _reader(answer: Mapping[str, str]) -> str:
 
 def _listed(label: str, texts: list[str]) -> list[Row]:
     return [(label if index == 0 else "", text) for index, text in enumerate(texts)]
+
+
+def count_of(count: int, thing: str) -> str:
+    """Write `1 step`, `2,000 steps`."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def short_bytes(count: int) -> str:
