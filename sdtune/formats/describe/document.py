@@ -33,6 +33,7 @@ _SIDECARS = (
     ".civitai.info",
     ".pt.optim",
 )
+# Digits of a file's hash that webui shows; for an adapter it is the hash of the tensors.
 _SHORT = {"checkpoint": 10, "hypernetwork": 10, "embedding": 12}
 
 
@@ -101,7 +102,8 @@ def _describe_hashes(facts: FileFacts, *, whole: bool) -> dict[str, Any]:
         found["state"] = _compare(stated, found.get("tensors_sha256"))
     if whole and facts.path.is_file():
         found["sha256"] = hash_file(facts.path)
-        found["short"] = found["sha256"][: _SHORT.get(facts.kind, 10)]
+        if facts.kind in _SHORT:
+            found["short"] = found["sha256"][: _SHORT[facts.kind]]
     return found
 
 

@@ -260,7 +260,8 @@ def _images(training: Document) -> str:
 
 def _hash_rows(hashes: Document) -> Iterator[Row]:
     if "sha256" in hashes:
-        yield "sha256", f"{hashes['sha256']} (short: {hashes['short']})"
+        short = f" (in webui {hashes['short']})" if "short" in hashes else ""
+        yield "sha256", f"{hashes['sha256']}{short}"
     known = hashes.get("tensors_sha256") or hashes.get("stated")
     if known:
         states = {
@@ -268,7 +269,7 @@ def _hash_rows(hashes: Document) -> Iterator[Row]:
             "stale": "its metadata states another one",
             "unchecked": "by its metadata, not checked",
         }
-        yield "hash", f"{known[:12]} ({states.get(hashes.get('state', ''), 'its metadata states none')})"
+        yield "tensors' hash", f"{known[:12]} ({states.get(hashes.get('state', ''), 'its metadata states none')})"
 
 
 def _weight_rows(weights: Document | None) -> Iterator[Row]:
