@@ -70,7 +70,11 @@ HEADER = b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
         ("m.safetensors", struct.pack("<Q", 4) + b"[1,2", "header cannot be read"),
         ("m.safetensors", struct.pack("<Q", 2) + b"[]", "header cannot be read"),
         ("m.safetensors", struct.pack("<Q", 10) + b'{"a":null}', "header cannot be read"),
-        ("m.safetensors", struct.pack("<Q", len(HEADER)) + HEADER.replace(b"[4]", b"[5]") + bytes(16), "offsets do not fit a shape"),
+        (
+            "m.safetensors",
+            struct.pack("<Q", len(HEADER)) + HEADER.replace(b"[4]", b"[5]") + bytes(16),
+            "offsets do not fit a shape",
+        ),
     ],
 )
 def test_a_file_that_is_no_safetensors_is_told_in_one_line(tmp_path, name, content, message):
