@@ -63,7 +63,7 @@ class Contents:
         Raises:
             ModelError: The file became shorter, or the dtype is not read.
         """
-        return self._held[name] if name in self._held else self._entries[name].read()
+        return self._held[name] if name in self._held else self._entries[name].read(name)
 
     def read_values(self, name: str) -> list[float]:
         """Read a small tensor's elements, without torch where they lie in a row."""
