@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from sdtune.formats.adapters import split_modules
+from sdtune.formats.contents import TORCH_NAMES
 from sdtune.formats.describe.adapter import read_alphas, read_scales
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def describe_weights(facts: FileFacts) -> dict[str, Any]:
     bad: dict[str, int] = {}
     largest, largest_name, zeros, unread = 0.0, "", 0, []
     for name, tensor in facts.tensors.items():
-        if tensor.dtype.startswith("F8"):
+        if tensor.dtype not in TORCH_NAMES:
             unread.append(name)
             continue
         values = facts.contents.read(name).float()
