@@ -165,13 +165,12 @@ def _open_picture(path: Path) -> Contents:
     try:
         with Image.open(path) as picture:
             text = picture.info.get("sd-ti-embedding")
-        content = json.loads(base64.b64decode(text)) if text else None
-    except (OSError, ValueError, TypeError) as error:
+        content = _with_tensors(json.loads(base64.b64decode(text))) if text else None
+    except (Image.DecompressionBombError, OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}", hint="download it again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is a picture without an embedding in its text", hint="give another file")
-    held = dict(_flatten(_with_tensors(content)))
-    return _held_contents(path, "picture", content, held)
+    return _held_contents(path, "picture", content, dict(_flatten(content)))
 
 
 def _with_tensors(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import pytest
 import torch
@@ -415,3 +416,29 @@ def test_sizes_have_three_digits(count, text):
 
 def test_numbers_have_three_digits():
     assert short_number(859_520_964) == "860 million"
+
+
+# malformed files
+
+LEAVES = """
+    lora_down.weight lora_up.weight lora_mid.weight alpha hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 lokr_w1 lokr_w2
+    lokr_w1_a lokr_w2_b lokr_t2 diff diff_b a1.weight a2.weight b1.weight b2.weight oft_blocks rescale w_norm on_input
+    dora_scale
+""".split()
+MODELS = """
+    model.diffusion_model.input_blocks.0.0.weight model.diffusion_model.out.2.weight clip_l string_to_param.* conv_in.weight
+    time_embedding.linear_1.weight first_stage_model.encoder.conv_in.weight text_model.embeddings.token_embedding.weight
+""".split()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_mixture_of_names_and_shapes_is_told_without_a_fault(path, seed):
+    chance = random.Random(seed)
+    names = [f"{CROSS}.{leaf}" for leaf in chance.sample(LEAVES, chance.randrange(6))]
+    names += chance.sample(MODELS, chance.randrange(1, 4))
+    tensors = {
+        name: torch.full([chance.choice((0, 1, 2, 4)) for _ in range(chance.randrange(5))], 0.5) for name in names
+    }
+    document = look(path, tensors, weights=True, keys=True)
+    assert json.dumps(document, allow_nan=False)
+    assert to_rows(document)

@@ -76,7 +76,7 @@ def change_norm(module: AdapterModule, facts: FileFacts, scale: float) -> float 
     tensors = {leaf: facts.contents.read(name).double() for leaf, name in module.names.items() if leaf != "alpha"}
     try:
         found = norm(tensors)
-    except (KeyError, RuntimeError):  # a factor is missing, or does not fit
+    except (KeyError, IndexError, RuntimeError):  # a factor is missing, or does not fit
         return None
     return found * abs(_applied_scale(module, scale))
 
