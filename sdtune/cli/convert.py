@@ -1,4 +1,4 @@
-"""`sdtune convert`: the same LoRA, embedding or model in the form of another program."""
+"""`sdtune convert`: the same adapter, embedding or model in the form of another program."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _FORMS = ("webui", "kohya", "diffusers", "hcp", "folder")
 def convert(
     source: Path, target: Path, text_encoder: Path | None, overwrite: bool, dry_run: bool, **given: Any
 ) -> None:
-    r"""Write SOURCE (a LoRA, an embedding or a model) to TARGET in the form of another program.
+    r"""Write SOURCE (an adapter, an embedding or a model) to TARGET in the form of another program.
 
     \b
-    sdtune convert lora.safetensors lora-diffusers.safetensors --to diffusers
+    sdtune convert dog.safetensors dog-diffusers.safetensors --to diffusers
     sdtune convert unet-1000.safetensors dog.safetensors --text-encoder text_encoder-1000.safetensors
     sdtune convert word.pt word.safetensors
     sdtune convert model.safetensors model-folder
