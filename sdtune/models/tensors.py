@@ -11,6 +11,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdtune.errors import ModelError
@@ -18,7 +19,6 @@ from sdtune.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from io import FileIO
-    from pathlib import Path
 
     import torch
     from torch import Tensor
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 18  # elements
 _READABLE = "use a file in fp32, fp16 or bf16"
 HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library
-_WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+WIDTHS = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
 _TORCH = {
     "F64": "float64",
     "F32": "float32",
@@ -43,12 +46,46 @@ _TORCH = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One tensor in a file: dtype by safetensors' name, shape, byte range counted from the start of the file."""
+    """One tensor in a file.
 
+    Attributes:
+        path: The file.
+        dtype: By safetensors' name, e.g. `F16`.
+        shape: As every program sees it.
+        start: First byte, counted from the start of the file.
+        end: The byte behind the last.
+        strides: In elements; None: row-major, as in every safetensors file.
+    """
+
+    path: Path
     dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
+    strides: tuple[int, ...] | None = None
+
+    def read(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Read the tensor to the CPU; floats are cast to `dtype` unless it is None.
+
+        Raises:
+            ModelError: The file became shorter since its header was read, or the dtype is not read here.
+        """
+        import torch
+
+        if self.dtype not in _TORCH:
+            raise ModelError(f"a tensor in {self.path.name} is {self.dtype}, which is not read", hint=_READABLE)
+        stored: torch.dtype = getattr(torch, _TORCH[self.dtype])
+        wanted = dtype if dtype is not None and stored.is_floating_point else stored
+        tensor = torch.empty((self.end - self.start) // WIDTHS[self.dtype], dtype=wanted)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.start)
+            if wanted == stored:
+                _read_into(file, tensor)
+            else:
+                _read_cast(file, tensor, stored)
+        if self.strides is None:
+            return tensor.reshape(self.shape)
+        return tensor.as_strided(self.shape, self.strides).contiguous()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,41 +113,32 @@ class TensorFile:
         Raises:
             ModelError: The file became shorter since its header was read, or the dtype is not read here.
         """
-        import torch
-
         entry = self.entries[name]
         if entry.dtype not in _TORCH:
             raise ModelError(f"{name} in {self.path.name} is {entry.dtype}, which is not read", hint=_READABLE)
-        stored: torch.dtype = getattr(torch, _TORCH[entry.dtype])
-        wanted = dtype if dtype is not None and stored.is_floating_point else stored
-        tensor = torch.empty(math.prod(entry.shape), dtype=wanted)
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(entry.start)
-            if wanted == stored:
-                self._read_into(file, tensor)
-            else:
-                self._read_cast(file, tensor, stored)
-        return tensor.reshape(entry.shape)
+        return entry.read(dtype)
 
-    def _read_cast(self, file: FileIO, tensor: Tensor, stored: torch.dtype) -> None:
-        """Read piece by piece: a buffer that fits the processor's cache, and no second copy of a large tensor."""
-        import torch
 
-        buffer = torch.empty(_CHUNK, dtype=stored)
-        for start in range(0, len(tensor), _CHUNK):
-            piece = buffer[: len(tensor) - start]
-            self._read_into(file, piece)
-            tensor[start : start + len(piece)] = piece
+def _read_cast(file: FileIO, tensor: Tensor, stored: torch.dtype) -> None:
+    """Read piece by piece: a buffer that fits the processor's cache, and no second copy of a large tensor."""
+    import torch
 
-    def _read_into(self, file: FileIO, tensor: Tensor) -> None:
-        import torch
+    buffer = torch.empty(_CHUNK, dtype=stored)
+    for start in range(0, len(tensor), _CHUNK):
+        piece = buffer[: len(tensor) - start]
+        _read_into(file, piece)
+        tensor[start : start + len(piece)] = piece
 
-        buffer, done = tensor.view(torch.uint8).numpy().data, 0
-        while done < len(buffer):  # a single read gives at most 2 GiB
-            count = file.readinto(buffer[done:])
-            if not count:
-                raise ModelError(f"{self.path.name} ended early while being read", hint="download it again")
-            done += count
+
+def _read_into(file: FileIO, tensor: Tensor) -> None:
+    import torch
+
+    buffer, done = tensor.view(torch.uint8).numpy().data, 0
+    while done < len(buffer):  # a single read gives at most 2 GiB
+        count = file.readinto(buffer[done:])
+        if not count:
+            raise ModelError(f"{Path(str(file.name)).name} ended early while being read", hint="download it again")
+        done += count
 
 
 def read_header(path: Path) -> TensorFile:
@@ -145,22 +173,22 @@ def _parse(path: Path) -> TensorFile:
             raise ModelError(f"{path} is cut short inside its header", hint="download it again")
         header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", None) or {}
-    entries = {name: _entry(value, 8 + length) for name, value in header.items()}
+    entries = {name: _entry(path, value, 8 + length) for name, value in header.items()}
     end = max((entry.end for entry in entries.values()), default=0)
     if end > total:
         raise ModelError(f"{path} is cut short: {total:,} of {end:,} bytes are there", hint="download it again")
     return TensorFile(path=path, entries=entries, metadata={str(k): str(v) for k, v in metadata.items()})
 
 
-def _entry(value: Mapping[str, Any], offset: int) -> Entry:
+def _entry(path: Path, value: Mapping[str, Any], offset: int) -> Entry:
     start, end = (int(place) for place in value["data_offsets"])
     shape = tuple(int(side) for side in value["shape"])
     dtype = str(value["dtype"])
     # a dtype that is not known (fp8) is no error before that tensor is read
-    expected = math.prod(shape) * _WIDTH.get(dtype, 0)
-    if start < 0 or min(shape, default=0) < 0 or (dtype in _WIDTH and end - start != expected):
+    expected = math.prod(shape) * WIDTHS.get(dtype, 0)
+    if start < 0 or min(shape, default=0) < 0 or (dtype in WIDTHS and end - start != expected):
         raise ValueError("offsets do not fit the shape")
-    return Entry(dtype=dtype, shape=shape, start=offset + start, end=offset + end)
+    return Entry(path=path, dtype=dtype, shape=shape, start=offset + start, end=offset + end)
 
 
 def _refuse_pickle(path: Path, start: bytes) -> None:
