@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdtune.errors import ConfigError, ModelError
 from sdtune.formats.dialects import convert_lora
+from sdtune.formats.embedding_forms import convert_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _CONVERTERS: Mapping[Kind, Callable[[Request], Conversion]] = {
     "lora": convert_lora,
     "lycoris": convert_lora,
+    "embedding": convert_embedding,
 }
 
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from sdtune.api import ModelError
-from sdtune_textual_inversion.embedding import Embedding, checksum, from_content, to_webui
+from sdtune.errors import ModelError
+from sdtune.formats.embedding import Embedding, from_content, webui_checksum, webui_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def encode_card(embedding: Embedding, picture: Image.Image | None = None) -> byt
         picture: What it does; None draws its numbers.
     """
     chunk = PngInfo()
-    chunk.add_text(CHUNK, base64.b64encode(_to_json(to_webui(embedding))).decode())
+    chunk.add_text(CHUNK, base64.b64encode(_to_json(webui_embedding(embedding))).decode())
     buffer = BytesIO()
     _draw(embedding, picture or _picture_of_numbers(embedding)).save(buffer, "PNG", pnginfo=chunk)
     return buffer.getvalue()
@@ -119,7 +119,7 @@ def _draw(embedding: Embedding, picture: Image.Image) -> Image.Image:
     card.paste(shown)
     pen = ImageDraw.Draw(card)
     pen.text((12, shown.height + 8), embedding.name, fill=_INK, font=ImageFont.load_default(24))
-    facts = f"{embedding.base_name}  [{checksum(next(iter(embedding.vectors.values())))}]"
+    facts = f"{embedding.base_name}  [{webui_checksum(next(iter(embedding.vectors.values())))}]"
     size = f"{embedding.count} vectors  {embedding.step or 0} steps"
     pen.text((12, shown.height + 40), f"{facts}  {size}".strip(), fill=_INK, font=ImageFont.load_default(14))
     return card
