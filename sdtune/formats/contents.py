@@ -66,18 +66,21 @@ class Contents:
         file, inner = self._places[name]
         return file.read(inner)
 
-    def read_scalars(self, names: Iterable[str]) -> dict[str, float]:
-        """Read tensors of one element, without torch where the file is safetensors; others are left out."""
-        return {name: self._scalar(name) for name in names if name in self.tensors and self.tensors[name].count == 1}
-
-    def _scalar(self, name: str) -> float:
+    def read_values(self, name: str) -> list[float]:
+        """Read a small tensor's elements, without torch where the file is safetensors."""
         if name in self._held:
-            return float(self._held[name])
+            return [float(value) for value in self._held[name].reshape(-1).tolist()]
         file, inner = self._places[name]
         entry = file.entries[inner]
         with file.path.open("rb") as stream:
             stream.seek(entry.start)
-            return _decode_scalar(stream.read(entry.end - entry.start), entry.dtype)
+            return _decode(stream.read(entry.end - entry.start), entry.dtype)
+
+    def read_scalars(self, names: Iterable[str]) -> dict[str, float]:
+        """Read tensors of one element; others, and dtypes that are not read, are left out."""
+        single = (name for name in names if name in self.tensors and self.tensors[name].count == 1)
+        values = {name: self.read_values(name) for name in single}
+        return {name: found[0] for name, found in values.items() if found}
 
 
 def open_contents(path: Path) -> Contents:
@@ -208,8 +211,12 @@ def _dtype_name(tensor: Tensor) -> str:
     return f"{short[kind]}{name[len(kind) :]}" if kind in short else name.upper()
 
 
-def _decode_scalar(data: bytes, dtype: str) -> float:
-    if dtype == "BF16":
-        return float(struct.unpack("<f", bytes(2) + data)[0])
-    codes = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "U8": "B", "BOOL": "?"}
-    return float(struct.unpack(f"<{codes[dtype]}", data)[0]) if dtype in codes else float("nan")
+_CODES = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "U8": "B", "BOOL": "?"}
+
+
+def _decode(data: bytes, dtype: str) -> list[float]:
+    """Turn little-endian bytes into numbers; a dtype that is not read gives none."""
+    if dtype == "BF16":  # the upper half of a float32
+        data, dtype = b"".join(bytes(2) + data[i : i + 2] for i in range(0, len(data), 2)), "F32"
+    code = _CODES.get(dtype)
+    return [float(value) for (value,) in struct.iter_unpack(f"<{code}", data)] if code else []
