@@ -26,10 +26,19 @@ _FORMS = ("webui", "kohya", "diffusers", "hcp", "folder")
 @click.option("--family", type=click.Choice(("sd1", "sd2", "sdxl")), help="Family, where SOURCE does not tell.")
 @click.option("--keep-alpha", is_flag=True, help="To diffusers: alpha in the metadata, not multiplied in.")
 @click.option("--auto-scale-alpha", is_flag=True, help="Known from HCP-Diffusion; here alpha is always converted.")
+@click.option("--tokenizer", type=PATH, help="CLIP's tokenizer, for diffusers folders.  [default: looked for]")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and write nothing.")
+@click.pass_context
 def convert(
-    source: Path, target: Path, text_encoder: Path | None, overwrite: bool, dry_run: bool, **given: Any
+    ctx: click.Context,
+    /,
+    source: Path,
+    target: Path,
+    text_encoder: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    **given: Any,
 ) -> None:
     r"""Write SOURCE (an adapter, an embedding or a model) to TARGET in the form of another program.
 
@@ -51,6 +60,8 @@ def convert(
         second=recognize(text_encoder.expanduser()) if text_encoder else None,
         family=given["family"],
         keeps_alpha=given["keep_alpha"],
+        tokenizer=given["tokenizer"],
+        registry=ctx.find_root().obj,
     )
     conversion = formats.convert(request)
     _check_targets(conversion, overwrite=overwrite)
@@ -72,9 +83,9 @@ def _check_targets(conversion: Conversion, *, overwrite: bool) -> None:
 
 def _write(output: Any, *, overwrite: bool) -> None:
     from sdtune.export.pickled import encode_pickled
-    from sdtune.export.writer import write_tensors
+    from sdtune.export.writer import write_folder, write_tensors
     from sdtune.files import write_bytes
-    from sdtune.formats.outputs import BytesOutput, PickledOutput, TensorsOutput
+    from sdtune.formats.outputs import BytesOutput, FolderOutput, PickledOutput, TensorsOutput
 
     match output:
         case TensorsOutput():
@@ -83,3 +94,5 @@ def _write(output: Any, *, overwrite: bool) -> None:
             write_bytes(output.path, encode_pickled(output.content), overwrite=overwrite)
         case BytesOutput():
             write_bytes(output.path, output.content, overwrite=overwrite)
+        case FolderOutput():
+            write_folder(output.path, output.files, overwrite=overwrite)

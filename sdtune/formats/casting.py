@@ -41,6 +41,12 @@ def cast_all(tensors: Mapping[str, Tensor], dtype: Precision | None, keep: tuple
     }
 
 
+def cast_in_place(tensors: dict[str, Tensor], dtype: Precision | None) -> None:
+    """Cast a model's tensors as `cast` does, one after the other, so that it is in memory once."""
+    for name in tensors:
+        tensors[name] = cast(name, tensors[name], dtype)
+
+
 def short_name(dtype: torch.dtype) -> str:
     """Name a dtype as `--dtype` does, else as torch does."""
     return _SHORT.get(dtype, str(dtype).removeprefix("torch."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdtune.errors import ConfigError, ModelError
+from sdtune.formats.checkpoints import convert_checkpoint
 from sdtune.formats.dialects import convert_lora
 from sdtune.formats.embedding_forms import convert_embedding
 
@@ -18,6 +19,8 @@ _CONVERTERS: Mapping[Kind, Callable[[Request], Conversion]] = {
     "lora": convert_lora,
     "lycoris": convert_lora,
     "embedding": convert_embedding,
+    "checkpoint": convert_checkpoint,
+    "diffusers_folder": convert_checkpoint,
 }
 
 

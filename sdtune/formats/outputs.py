@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdtune.formats.facts import Family, FileFacts
+    from sdtune.models.open import Families
 
 Form = Literal["webui", "kohya", "diffusers", "hcp", "folder"]
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -29,6 +30,8 @@ class Request:
         second: HCP-Diffusion's file of the text encoder, where `source` is that of the UNet.
         family: Family of the model, where the source does not tell.
         keeps_alpha: Of diffusers' LoRA: alpha goes into the metadata instead of into `lora_B`.
+        tokenizer: Folder of CLIP's tokenizer, for diffusers folders; None: looked for in the usual places.
+        registry: The model families there are.
     """
 
     source: FileFacts
@@ -38,6 +41,8 @@ class Request:
     second: FileFacts | None = None
     family: Family | None = None
     keeps_alpha: bool = False
+    tokenizer: Path | None = None
+    registry: Families | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
