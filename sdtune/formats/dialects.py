@@ -131,7 +131,7 @@ def _tell(request: Request, dialect: Dialect, layers: Sequence[LowRank]) -> Iter
     counts = Counter(layer.component for layer in layers)
     told = ", ".join(f"{count} in {component}" for component, count in counts.items())
     source = TITLES.get(request.source.dialect or "mixed", "mixed")
-    yield f"LoRA from {source} to {TITLES[dialect]}: {len(layers)} layers ({told})"
+    yield f"LoRA from {source} to {TITLES[dialect]}: {len(layers)} layer{'s' * (len(layers) > 1)} ({told})"
     if source == TITLES["hcp"] and dialect != "hcp":
         yield f"alpha: {len(layers)} multiplied by the rank, since HCP-Diffusion stores alpha / rank"
     elif dialect == "hcp":
