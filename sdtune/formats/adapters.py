@@ -73,6 +73,10 @@ _SIGNS = (
     ("ia3", "on_input"),
     ("full", "diff_b"),
 )
+_CONV3 = re.compile(
+    r"resnets_\d+_conv[12]$|samplers_0_conv$|^conv_in$|^conv_out$"
+    r"|_in_layers_2$|_out_layers_3$|_0_op$|_blocks_\d+_[12]_conv$|^input_blocks_0_0$|^out_2$"
+)
 _UNET = re.compile(
     r"(?:input_blocks|output_blocks|middle_block|down_blocks|up_blocks|mid_block|conv_in|conv_out|time_)"
 )
@@ -110,10 +114,8 @@ class AdapterModule:
 
     @property
     def is_conv3(self) -> bool:
-        """Tell whether the layer is a convolution wider than 1x1."""
-        return any(len(tensor.shape) == 4 and tensor.shape[-1] > 1 for tensor in self.tensors.values()) and (
-            self.algorithm not in {"boft"}
-        )
+        """Tell whether the layer is a 3x3 convolution: by its name, since factors may be flat."""
+        return self.component == "unet" and bool(_CONV3.search(self.name))
 
     @property
     def is_tucker(self) -> bool:

@@ -1,18 +1,21 @@
 """One view over what lies in a file or a folder: names, shapes and strings at once, values when they are asked for.
 
-Reading headers needs no torch. A pickled file has no header, so its tensors are in memory once it is opened.
+Headers are read without torch; a file of `torch.save` is looked at behind its guard.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdtune.errors import ModelError
 from sdtune.formats.facts import TensorFacts
-from sdtune.models.tensors import read_header
+from sdtune.models.pickles import read_plain
+from sdtune.models.tensors import is_pickled
+from sdtune.models.weights import open_weights, weight_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,15 +23,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.models.tensors import TensorFile
+    from sdtune.models.tensors import Entry
 
 Form = Literal["safetensors", "pickle", "picture", "folder"]
 
-PICKLED_SUFFIXES = {".pt", ".ckpt", ".bin", ".pth"}
-PICTURE_SUFFIXES = {".png", ".webp"}
-_WEIGHTS = ("diffusion_pytorch_model", "model")
-_VARIANTS = ("", ".fp32", ".fp16", ".bf16")
+_PICTURES = {".png", ".webp"}
+_STEMS = ("diffusion_pytorch_model", "model")
 _ADAPTER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+_NEEDS_PLAIN = re.compile(r"\d+\.[01]\.|string_to_param\.")  # files whose numbers and words tell as much as tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,8 @@ class Contents:
         form: How it is packed.
         size_bytes: Bytes of the file, or of a folder's weights.
         tensors: Name to dtype and shape.
-        metadata: Strings of a safetensors file.
-        plain: What a pickled file or a picture holds, whole.
+        metadata: Strings of a safetensors file, numbers and words of a pickled one.
+        plain: What an embedding's or hypernetwork's pickled file, or a picture, holds; None for other files.
         configs: JSON files of a folder, by their path inside.
     """
 
@@ -52,7 +54,7 @@ class Contents:
     metadata: Mapping[str, str] = field(default_factory=dict)
     plain: Any = None
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    _places: Mapping[str, tuple[TensorFile, str]] = field(default_factory=dict)
+    _entries: Mapping[str, Entry] = field(default_factory=dict)
     _held: Mapping[str, Tensor] = field(default_factory=dict)
 
     def read(self, name: str) -> Tensor:
@@ -61,18 +63,14 @@ class Contents:
         Raises:
             ModelError: The file became shorter, or the dtype is not read.
         """
-        if name in self._held:
-            return self._held[name]
-        file, inner = self._places[name]
-        return file.read(inner)
+        return self._held[name] if name in self._held else self._entries[name].read(name)
 
     def read_values(self, name: str) -> list[float]:
-        """Read a small tensor's elements, without torch where the file is safetensors."""
-        if name in self._held:
-            return [float(value) for value in self._held[name].reshape(-1).tolist()]
-        file, inner = self._places[name]
-        entry = file.entries[inner]
-        with file.path.open("rb") as stream:
+        """Read a small tensor's elements, without torch where they lie in a row."""
+        entry = self._entries.get(name)
+        if entry is None or entry.strides is not None:
+            return [float(value) for value in self.read(name).reshape(-1).tolist()]
+        with entry.path.open("rb") as stream:
             stream.seek(entry.start)
             return _decode(stream.read(entry.end - entry.start), entry.dtype)
 
@@ -91,21 +89,29 @@ def open_contents(path: Path) -> Contents:
     """
     if path.is_dir():
         return _open_folder(path)
-    if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+    if path.suffix.lower() in _PICTURES and path.is_file():
         return _open_picture(path)
     return _open_file(path)
 
 
 def _open_file(path: Path) -> Contents:
-    file = read_header(path)
+    file = open_weights(path)
+    pickled = _starts_pickled(path)
+    needs_plain = pickled and any(_NEEDS_PLAIN.match(name) for name in file.entries)
     return Contents(
         path=path,
-        form="safetensors",
+        form="pickle" if pickled else "safetensors",
         size_bytes=path.stat().st_size,
         tensors={name: TensorFacts(entry.dtype, entry.shape) for name, entry in file.entries.items()},
         metadata=file.metadata,
-        _places={name: (file, name) for name in file.entries},
+        plain=read_plain(path) if needs_plain else None,
+        _entries=file.entries,
     )
+
+
+def _starts_pickled(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_pickled(file.read(8))
 
 
 def _open_folder(path: Path) -> Contents:
@@ -117,30 +123,24 @@ def _open_folder(path: Path) -> Contents:
         raise ModelError(
             f"{path} holds no model", hint="give a file, a diffusers folder with model_index.json, or a run's folder"
         )
-    headers = [(part, read_header(file)) for part, file in files]
-    places = {f"{part}{name}": (file, name) for part, file in headers for name in file.entries}
+    opened = [(prefix, open_weights(file)) for prefix, file in files]
+    entries = {f"{prefix}{name}": entry for prefix, file in opened for name, entry in file.entries.items()}
     return Contents(
         path=path,
         form="folder",
-        size_bytes=sum(file.stat().st_size for _, file in files),
-        tensors={n: TensorFacts(file.entries[i].dtype, file.entries[i].shape) for n, (file, i) in places.items()},
+        size_bytes=sum(file.stat().st_size for file in {entry.path for entry in entries.values()}),
+        tensors={name: TensorFacts(entry.dtype, entry.shape) for name, entry in entries.items()},
         configs=_read_configs(path),
-        _places=places,
+        _entries=entries,
     )
 
 
 def _weight_files(path: Path) -> Iterator[tuple[str, Path]]:
-    """List each part's file, or its shards, of one variant; the part as prefix, "" for the folder itself."""
+    """List each part's weights, the best of its variants; the part as prefix, "" for the folder itself."""
     for folder in (path, *sorted(inner for inner in path.iterdir() if inner.is_dir())):
-        prefix = "" if folder == path else f"{folder.name}/"
-        stems = [(f"{stem}{variant}", folder) for stem in _WEIGHTS for variant in _VARIANTS]
-        found = next((_variant_files(stem, inner) for stem, inner in stems if _variant_files(stem, inner)), [])
-        yield from ((prefix, file) for file in found)
-
-
-def _variant_files(stem: str, folder: Path) -> list[Path]:
-    whole = folder / f"{stem}.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob(f"{stem}-?????-of-?????.safetensors"))
+        candidates = (folder / name for stem in _STEMS for name in weight_names(stem))
+        if file := next((candidate for candidate in candidates if candidate.is_file()), None):
+            yield ("" if folder == path else f"{folder.name}/"), file
 
 
 def _read_configs(path: Path) -> dict[str, Mapping[str, Any]]:

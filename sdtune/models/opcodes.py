@@ -42,7 +42,7 @@ _LEFT_OUT = {
     "numpy._core.multiarray.scalar",
     "numpy._core.multiarray._reconstruct",
 }
-_PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"  # first embeddings of textual inversion
+_PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"  # in the oldest embeddings
 
 
 @dataclass(frozen=True, slots=True)

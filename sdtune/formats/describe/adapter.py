@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sdtune.formats.facts import FileFacts
 
 PART_ORDER = ("unet", "text_encoder", "text_encoder_2", "unknown")
+LAYER_ORDER = ("attention", "feed_forward", "projection", "resnet", "sampler", "embedding", "norm", "other")
 _BUNDLED = "bundle_emb."
 _PEFT_KEY = "lora_adapter_metadata"
 
@@ -104,7 +105,7 @@ def _describe_part(
     modules: Sequence[AdapterModule], alphas: Mapping[int, float], scales: Mapping[int, float]
 ) -> dict[str, Any]:
     layers: dict[str, list[AdapterModule]] = {}
-    for module in modules:
+    for module in sorted(modules, key=lambda module: LAYER_ORDER.index(module.layer)):
         layers.setdefault(f"{module.layer}_conv3" if module.is_conv3 else module.layer, []).append(module)
     return {
         "modules": len(modules),

@@ -33,6 +33,7 @@ _SIDECARS = (
     ".civitai.info",
     ".pt.optim",
 )
+# Digits of a file's hash that webui shows; for an adapter it is the hash of the tensors.
 _SHORT = {"checkpoint": 10, "hypernetwork": 10, "embedding": 12}
 
 
@@ -89,18 +90,20 @@ def _describe_kind(facts: FileFacts) -> dict[str, Any]:
 
 
 def _describe_hashes(facts: FileFacts, *, whole: bool) -> dict[str, Any]:
-    """Hash the file where that is asked for, and an adapter's tensors to check what its metadata states."""
+    """Hash the file where that is asked for, and the tensors to check what metadata states."""
     found: dict[str, Any] = {}
     stated = facts.metadata.get("sshs_model_hash")
     is_file = facts.contents.form == "safetensors" and facts.path.is_file()
-    if is_file and (whole or (facts.kind in _ADAPTERS and facts.contents.size_bytes <= _CHECKED_BYTES)):
+    is_checked = facts.kind in _ADAPTERS or stated is not None
+    if is_file and (whole or (is_checked and facts.contents.size_bytes <= _CHECKED_BYTES)):
         found["tensors_sha256"] = hash_file(facts.path, skip_bytes=_header_bytes(facts.path))
     if stated is not None:
         found["stated"] = stated
         found["state"] = _compare(stated, found.get("tensors_sha256"))
     if whole and facts.path.is_file():
         found["sha256"] = hash_file(facts.path)
-        found["short"] = found["sha256"][: _SHORT.get(facts.kind, 10)]
+        if facts.kind in _SHORT:
+            found["short"] = found["sha256"][: _SHORT[facts.kind]]
     return found
 
 

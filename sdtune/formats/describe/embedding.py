@@ -39,10 +39,10 @@ def describe_embedding_readers(facts: FileFacts, section: Mapping[str, Any]) -> 
 def _obstacle(program: str, facts: FileFacts, section: Mapping[str, Any]) -> str:
     encoders, is_webui = section["encoders"], program in _PROGRAMS[:2]
     counts = {vectors["vectors"] for vectors in encoders.values()}
-    if facts.contents.form == "picture":
-        return "" if is_webui else "reads no pictures"
     if facts.family is None:
         return "no base model has this width"
+    if facts.contents.form == "picture":
+        return "" if is_webui else "reads no pictures"
     if is_webui and ("clip_g" in encoders) != ("clip_l" in encoders and len(encoders) > 1):
         return "wants clip_l and clip_g in one file"
     if len(counts) > 1:

@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from sdtune.formats.facts import FileFacts, TensorFacts
 
 _TASKS = {4: "text to image", 9: "inpainting", 8: "instruct-pix2pix", 5: "depth to image"}
+_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _WANTED = ("unet", "vae", "text_encoder")
-_KINDS = {"unet": "unet", "vae": "vae", "text_encoder": "text_encoder"}
 
 
 def describe_model(facts: FileFacts) -> dict[str, Any]:
     """Give the section `model` of the document."""
     parts, left = split_parts(facts.contents)
-    if facts.kind in _KINDS and _KINDS[facts.kind] not in parts:  # a part alone, under bare names
+    if facts.kind in _PARTS and facts.kind not in parts:  # a part alone, under bare names
         parts, left = {facts.kind: {_bare(name): name for name in facts.tensors}}, []
-    weights = {name: names for name, names in parts.items() if name in _PARTS}
+    weights = {part: parts[part] for part in _PARTS if part in parts}
     inventories = {part: take_inventory(part, names) for part, names in weights.items()}
     section: dict[str, Any] = {
         "parts": {part: _describe_part(part, facts, names) for part, names in weights.items()},
         "missing_parts": _missing_parts(facts, weights),
-        "other_parts": sorted(set(parts) - _PARTS - {"ema", "buffers", "marks"}),
+        "other_parts": sorted(set(parts) - {*_PARTS, "ema", "buffers", "marks"}),
         "ema_tensors": len(parts.get("ema", {})),
         "schedule_buffers": len(parts.get("buffers", {})),
         "strays": [*left, *(name for inventory in inventories.values() for name in inventory.strays)],
@@ -42,9 +42,6 @@ def describe_model(facts: FileFacts) -> dict[str, Any]:
     if "unet" in weights:
         section |= {**_describe_unet(facts, weights), "prediction": describe_prediction(facts)}
     return section
-
-
-_PARTS = {"unet", "vae", "text_encoder", "text_encoder_2"}
 
 
 def _describe_part(part: str, facts: FileFacts, names: Mapping[str, str]) -> dict[str, Any]:

@@ -20,7 +20,10 @@ _MOST_NAMED = 5
 
 
 def describe_weights(facts: FileFacts) -> dict[str, Any]:
-    """Read every tensor, one at a time, and give the section `weights` of the document."""
+    """Read every tensor, one at a time, and give the section `weights` of the document.
+
+    A tensor of one number, such as an alpha, is no candidate for the largest.
+    """
     bad: dict[str, int] = {}
     largest, largest_name, zeros, unread = 0.0, "", 0, []
     for name, tensor in facts.tensors.items():
@@ -30,7 +33,7 @@ def describe_weights(facts: FileFacts) -> dict[str, Any]:
         values = facts.contents.read(name).float()
         if count := int((~values.isfinite()).sum()):
             bad[name] = count
-        elif values.numel() and (top := float(values.abs().max())) > largest:
+        elif values.numel() > 1 and (top := float(values.abs().max())) > largest:
             largest, largest_name = top, name
         zeros += int(values.numel() > 0 and not values.any())
     return {
