@@ -46,19 +46,28 @@ def encode_card(embedding: Embedding, picture: Image.Image | None = None) -> byt
 
 
 def read_card(path: Path) -> Embedding:
-    """Read an embedding out of a picture, from its text chunk or else from its pixels.
+    """Read an embedding out of a picture.
 
     Raises:
         ModelError: It is no picture, or there is none inside.
     """
+    content = read_card_content(path)
+    name = content.get("name") if isinstance(content, dict) else None
+    return from_content(content, name=name if isinstance(name, str) else path.stem, where=str(path))
+
+
+def read_card_content(path: Path) -> Any:
+    """Read what a picture holds, from its text chunk or else from its pixels: webui's dictionary, if all is well.
+
+    Raises:
+        ModelError: It is no picture, or there is nothing inside.
+    """
     try:
         with Image.open(path) as picture:
             text = picture.info.get(CHUNK)
-            content = _from_json(base64.b64decode(text)) if text else _from_pixels(_crop_black(picture))
+            return _from_json(base64.b64decode(text)) if text else _from_pixels(_crop_black(picture))
     except _BROKEN as error:
         raise ModelError(f"cannot read an embedding out of the picture: {error}", where=str(path)) from error
-    name = content.get("name") if isinstance(content, dict) else None
-    return from_content(content, name=name if isinstance(name, str) else path.stem, where=str(path))
 
 
 def _to_json(content: dict[str, Any]) -> bytes:

@@ -70,5 +70,5 @@ def _tell(request: Request, embedding: Embedding) -> Iterator[str]:
     yield f"embedding {embedding.name!r}: {embedding.count} vectors, {widths} wide"
     if request.target.suffix.lower() == ".pt" and len(embedding.vectors) > 1:
         yield "a .pt for two text encoders holds their vectors alone: step and model are left out"
-    elif request.target.suffix.lower() == ".safetensors" and embedding.step is not None:
-        yield f"left out: step {embedding.step} and the model's name, which this form has no place for"
+    elif request.target.suffix.lower() == ".safetensors" and (embedding.step or embedding.base_name):
+        yield f"left out: step {embedding.step or 0} and the model's name, which this form has no place for"
