@@ -1,0 +1,17 @@
+"""The programs there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sdtune.formats.consumers import a1111, comfyui, definition, diffusers, kohya
+from sdtune.formats.consumers.reading import Reader
+
+CONSUMERS: Mapping[str, Reader] = {
+    "a1111": a1111.read,
+    "comfyui": comfyui.read,
+    "kohya": kohya.read,
+    "diffusers": diffusers.read,
+}
+TITLES: Mapping[str, str] = {"a1111": "A1111", "comfyui": "ComfyUI", "kohya": "kohya (sd-scripts)", "diffusers": "diffusers"}
+DEFINITION: Reader = definition.read
