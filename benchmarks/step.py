@@ -165,7 +165,7 @@ def _prepare(work: Path, model: Path | None) -> Path:
     import torch
     from PIL import Image
 
-    from sdtune.testing.tiny import full_sd1, write_tokenizer
+    from sdtune.testing.tiny import full_model, write_tokenizer
 
     (work / "images").mkdir()
     for number, color in enumerate(("red", "green")):
@@ -173,7 +173,7 @@ def _prepare(work: Path, model: Path | None) -> Path:
     write_tokenizer(work / "tokenizer", size=49408)
     path = model or work / "full.safetensors"
     if not path.exists():
-        full_sd1(path, torch.float32)
+        full_model(path, "sd1", torch.float32)
     return path
 
 

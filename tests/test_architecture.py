@@ -41,6 +41,7 @@ METHOD_NAMES = {"lora", "dreambooth", "textual_inversion", "ti", "hypernetwork",
 METHOD_NAMES_ALLOWED = (
     "sdtune/export/",  # kinds of files, which share some names with methods
     "sdtune/formats/",  # the same, of other programs
+    "sdtune/models/architecture.py",  # names in files
     "sdtune/models/base.py",  # names in files
     "sdtune/models/detect.py",  # files that are no base model
     "sdtune/models/naming.py",  # names in files

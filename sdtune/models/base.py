@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from sdtune.diffusion.schedule import NoiseSchedule
 
-Part = Literal["unet", "vae", "text_encoder"]
+Part = Literal["unet", "vae", "text_encoder"]  # what options and methods speak of; all text encoders are one part
+Component = Literal["unet", "vae", "text_encoder", "text_encoder_2"]  # what lies in files
 Prediction = Literal["epsilon", "v_prediction"]
 TargetKind = Literal["attention", "resnet", "sampler", "text"]
 
@@ -58,7 +59,8 @@ class Conditioning:
     Attributes:
         hidden: (B, L, D) hidden states for cross-attention.
         pooled: (B, P) pooled text, or None where the family has none.
-        time_ids: (B, 6) sizes and crops, or None where the family has none.
+        time_ids: (B, 6) original height and width, top and left of the crop, height and width of the picture, px; None
+            where the family is not told, and for whole pictures.
     """
 
     hidden: Tensor
@@ -79,8 +81,9 @@ class Target:
     """A frozen layer an adapter may act on.
 
     Attributes:
-        path: Stable dotted name, `unet.` or `text_encoder.` first, text encoders always in the `text_model.` form, e.g.
-            `text_encoder.text_model.encoder.layers.0.self_attn.q_proj`; independent of library versions.
+        path: Stable dotted name, `unet.`, `text_encoder.` or `text_encoder_2.` first, text encoders always in the
+            `text_model.` form, e.g. `text_encoder.text_model.encoder.layers.0.self_attn.q_proj`; independent of library
+            versions.
         module: The Linear or Conv2d.
         part: The part it belongs to.
         kind: `attention`: inside a transformer block, proj_in and proj_out included; `resnet`: inside a resnet;
@@ -136,7 +139,10 @@ class DiffusionModel(nn.Module, ABC):
 
     @abstractmethod
     def part(self, part: Part) -> nn.Module:
-        """Give a loaded part's module; the UNet is diffusers' `UNet2DConditionModel`, and so on."""
+        """Give a loaded part's module; the UNet is diffusers' `UNet2DConditionModel`, and so on.
+
+        Two text encoders are an `nn.ModuleDict` by component.
+        """
 
     @abstractmethod
     def part_digest(self, part: Part) -> str:
@@ -165,6 +171,10 @@ class DiffusionModel(nn.Module, ABC):
     @abstractmethod
     def targets(self, parts: Iterable[Part]) -> Iterator[Target]:
         """List adapter sites of loaded parts in a fixed order, chosen by name."""
+
+    @abstractmethod
+    def layers(self, part: Part) -> Iterator[tuple[str, nn.Module]]:
+        """List every module inside a loaded part by its path, as in `Target.path`."""
 
     @abstractmethod
     def replace(self, path: str, module: nn.Module) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sdtune.models.architecture import SDFamily
+    from sdtune.models.base import Component
     from sdtune.models.storage import StoredPart
 
 _SHOWN = 3
@@ -42,38 +43,41 @@ def build_empty(stored: StoredPart, family: SDFamily) -> nn.Module:
     try:
         config = config or _derive_config(stored, family)
         with torch.device("meta"):
-            return _construct(stored.part, config)
+            return construct(stored.component, config, family)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise ModelError(
-            f"the {stored.part} in {stored.file.path.name} is not one of {family.name}: {error}",
+            f"the {stored.component} in {stored.file.path.name} is not one of {family.name}: {error}",
             where=str(stored.file.path),
         ) from error
 
 
 def _derive_config(stored: StoredPart, family: SDFamily) -> dict[str, Any]:
-    if stored.part == "unet":
+    if stored.component == "unet":
         return architecture.unet_config(stored.shapes, family)
-    if stored.part == "vae":
-        return architecture.vae_config(stored.shapes)
-    return architecture.text_config(stored.shapes, family)
+    if stored.component == "vae":
+        return architecture.vae_config(stored.shapes, family)
+    return architecture.text_config(stored.shapes, family.text(stored.component))
 
 
-def _construct(part: str, config: Mapping[str, Any]) -> nn.Module:
-    if part == "unet":
+def construct(component: Component, config: Mapping[str, Any], family: SDFamily) -> nn.Module:
+    """Build the module of diffusers or transformers for a configuration, on the current device."""
+    if component == "unet":
         return cast("nn.Module", libraries.unet_class().from_config(dict(config)))
-    if part == "vae":
+    if component == "vae":
         return cast("nn.Module", libraries.vae_class().from_config(dict(config)))
     model, configuration = libraries.text_classes()
+    if family.text(component).is_pooled:
+        model = libraries.projecting_text_class()
     return cast("nn.Module", model(configuration.from_dict(dict(config))))
 
 
-def module_prefix(module: nn.Module, part: str) -> str:
+def module_prefix(module: nn.Module, component: str) -> str:
     """Tell what stands before a canonical name's beginning in the module of this transformers version.
 
     Give `text_model.` if canonical names of the text encoder have it and the module's own have not, else "".
     """
     own = next(iter(module.state_dict(keep_vars=True)))
-    return "text_model." if part == "text_encoder" and not own.startswith("text_model.") else ""
+    return "text_model." if component.startswith("text_encoder") and not own.startswith("text_model.") else ""
 
 
 def fill(module: nn.Module, stored: StoredPart, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -82,7 +86,7 @@ def fill(module: nn.Module, stored: StoredPart, *, dtype: torch.dtype, device: t
     Raises:
         ModelError: See `build_part`.
     """
-    prefix = module_prefix(module, stored.part)
+    prefix = module_prefix(module, stored.component)
     parameters = {prefix + name: parameter for name, parameter in module.named_parameters()}
     _check(stored, parameters)
     # reading is mostly the system's work (copies, page faults) and lets go of Python's lock: two readers, half the time
@@ -112,20 +116,20 @@ def _check(stored: StoredPart, parameters: Mapping[str, torch.Tensor]) -> None:
     wrong = [
         f"{name} {list(shapes[name])} instead of {list(parameter.shape)}"
         for name, parameter in parameters.items()
-        if name in shapes and not _fits(stored.part, name, shapes[name], tuple(parameter.shape))
+        if name in shapes and not _fits(stored.component, name, shapes[name], tuple(parameter.shape))
     ]
     if missing or unknown or wrong:
         found = {"missing": missing, "not known": unknown, "of another shape": wrong}
         text = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in found.items() if names)
         raise ModelError(
-            f"the {stored.part} in {stored.file.path.name} does not fit: {text}",
+            f"the {stored.component} in {stored.file.path.name} does not fit: {text}",
             where=str(stored.file.path),
             hint="the file is damaged, or of another family (model.family)",
         )
 
 
-def _fits(part: str, name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    if part == "vae" and naming.is_vae_attention(name) and stored[2:] == (1, 1):
+def _fits(component: str, name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if component == "vae" and naming.is_vae_attention(name) and stored[2:] == (1, 1):
         return stored[:2] == wanted
     return stored == wanted
 

@@ -21,7 +21,17 @@ def sdtune_families() -> Iterable[FamilySpec]:
             name="sd1",
             summary="Stable Diffusion 1.x: 512 px, one CLIP text encoder",
             factory="sdtune.models.sd:StableDiffusion1",
-        )
+        ),
+        FamilySpec(
+            name="sd2",
+            summary="Stable Diffusion 2.x: 512 px, or 768 px where it predicts v; one OpenCLIP text encoder",
+            factory="sdtune.models.sd:StableDiffusion2",
+        ),
+        FamilySpec(
+            name="sdxl",
+            summary="Stable Diffusion XL: 1024 px, two text encoders, and the size and crop of each picture",
+            factory="sdtune.models.sd:StableDiffusionXL",
+        ),
     ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
+import torch
 
 if TYPE_CHECKING:
     from sdtune.models.storage import StoredPart
@@ -26,7 +27,7 @@ def part_digest(stored: StoredPart) -> str:
     """
     stat = stored.file.path.stat()
     place = stored.file.path.resolve()
-    key = f"{stored.part}|{place}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    key = f"{stored.component}|{place}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
     known = _read_known()
     if key not in known:
         known[key] = hash_part(stored)
@@ -39,10 +40,13 @@ def hash_part(stored: StoredPart) -> str:
     digest = hashlib.blake2b(digest_size=16)
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     with stored.file.path.open("rb", buffering=0) as file:
-        for name in sorted(stored.names):
-            entry = stored.entry(name)
+        for name in sorted(stored.entries):
+            entry = stored.entries[name]
             # shapes stay out: a VAE's attention is 2-D in a folder and 4-D in a single file, and the same weights
             digest.update(f"{name}\x1f{entry.dtype}\x1f".encode())
+            if name in stored.transposed:
+                digest.update(stored.read(name).reshape(-1).view(torch.uint8).numpy().data)
+                continue
             file.seek(entry.start)
             left = entry.end - entry.start
             while left and (count := file.readinto(buffer[: min(left, _CHUNK_BYTES)])):

@@ -64,6 +64,14 @@ def text_classes() -> tuple[Any, Any]:
     return CLIPTextModel, CLIPTextConfig
 
 
+@cache
+def projecting_text_class() -> Any:
+    """Import `CLIPTextModelWithProjection`."""
+    with _without("bitsandbytes", "transformers"):
+        from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
+    return CLIPTextModelWithProjection
+
+
 def checkpoint_text_encoder(model: Any) -> None:
     """Let a transformers model compute its layers again in backward."""
     # transformers 5.23 renamed the method and warns at the old name, which 5.0 has and 6 will not

@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from sdtune.models.base import Part
-
-WEBUI_PREFIX: Mapping[Part, str] = {
-    "unet": "model.diffusion_model.",
-    "vae": "first_stage_model.",
-    "text_encoder": "cond_stage_model.transformer.",
-}
-KOHYA_PREFIX: Mapping[Part, str] = {"unet": "lora_unet", "vae": "lora_vae", "text_encoder": "lora_te"}
+WEBUI_PREFIX: Mapping[str, str] = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}  # in every family
+UNET_ADAPTER_PREFIX = "lora_unet"
 
 _RESNET = {
     "norm1": "in_layers.0",
@@ -80,9 +74,9 @@ class UNetLayout:
 def unet_layout(names: Iterable[str]) -> UNetLayout:
     """Read the layout off names of diffusers' kind."""
     found = set(names)
-    levels = _count(found, r"down_blocks\.(\d+)\.")
+    levels = count_numbers(found, r"down_blocks\.(\d+)\.")
     return UNetLayout(
-        layers=_count(found, r"down_blocks\.0\.resnets\.(\d+)\."),
+        layers=count_numbers(found, r"down_blocks\.0\.resnets\.(\d+)\."),
         attention=tuple(any(n.startswith(f"down_blocks.{i}.attentions.") for n in found) for i in range(levels)),
     )
 
@@ -90,7 +84,7 @@ def unet_layout(names: Iterable[str]) -> UNetLayout:
 def ldm_unet_layout(names: Iterable[str]) -> UNetLayout:
     """Read the layout off names of a single file (without `model.diffusion_model.`)."""
     found = set(names)
-    blocks = _count(found, r"input_blocks\.(\d+)\.")
+    blocks = count_numbers(found, r"input_blocks\.(\d+)\.")
     downs = sorted({int(match[1]) for n in found if (match := re.match(r"input_blocks\.(\d+)\.0\.op\.", n))})
     stride = downs[0] if downs else blocks
     return UNetLayout(
@@ -174,7 +168,7 @@ def _vae_resnet(diffusers: str, ldm: str) -> dict[str, str]:
 
 def vae_levels(names: Iterable[str]) -> int:
     """Count the levels of a VAE by names of either kind."""
-    return _count(set(names), r"encoder\.down(?:_blocks)?\.(\d+)\.")
+    return count_numbers(set(names), r"encoder\.down(?:_blocks)?\.(\d+)\.")
 
 
 def is_vae_attention(name: str) -> bool:
@@ -197,16 +191,11 @@ def text_name(name: str) -> str:
     return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
 
 
-def kohya_key(path: str) -> str:
-    """Name a target as kohya-style files do: `unet.a.b` -> `lora_unet_a_b`, `text_encoder.…` -> `lora_te_…`.
-
-    Raises:
-        KeyError: The path does not begin with a part.
-    """
-    part, _, module = path.partition(".")
-    return f"{KOHYA_PREFIX[part]}_{module.replace('.', '_')}"  # type: ignore[index]  # the KeyError is the answer
+def kohya_key(prefix: str, module: str) -> str:
+    """Name a layer as kohya-style files do: (`lora_unet`, `a.b`) -> `lora_unet_a_b`."""
+    return f"{prefix}_{module.replace('.', '_')}"
 
 
-def _count(names: Iterable[str], pattern: str) -> int:
+def count_numbers(names: Iterable[str], pattern: str) -> int:
     """Count consecutive numbers from 0, by the largest one found."""
     return max((int(match[1]) + 1 for name in names if (match := re.match(pattern, name))), default=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.detect import FAMILY_TITLES, describe
-from sdtune.models.storage import open_storage
+from sdtune.models.storage import read_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,10 +98,10 @@ def _family(name: str, path: Path, registry: Families) -> FamilySpec:
                 f"model family {name!r} is not known", where="model.family", hint=f"one of: {', '.join(families)}"
             )
         return families[name]
-    storage = open_storage(path)
-    found = registry.detect_family(storage.shapes, path)
+    shapes = read_shapes(path)
+    found = registry.detect_family(shapes, path)
     if found is None or found not in families:
-        title = f"{FAMILY_TITLES.get(found, found)} ({found})" if found else describe(storage.shapes)
+        title = f"{FAMILY_TITLES.get(found, found)} ({found})" if found else describe(shapes)
         raise ModelError(f"{path.name} holds {title}", where=str(path), hint=f"trained are: {', '.join(families)}")
     return families[found]
 

@@ -1,10 +1,9 @@
-"""Stable Diffusion 1: one UNet, one VAE, one CLIP text encoder, from a single file or a diffusers folder."""
+"""Stable Diffusion 1, 2 and XL: a UNet, a VAE and CLIP text encoders, from a single file or a diffusers folder."""
 
 from __future__ import annotations
 
 import gc
 import json
-import re
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,29 +14,27 @@ from torch import nn
 from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.errors import ModelError
 from sdtune.models import build, libraries, naming, snapshot
-from sdtune.models.architecture import SD1, SDFamily, count_text_layers
-from sdtune.models.base import Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
+from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_text_layers
+from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
 from sdtune.models.digest import part_digest
-from sdtune.models.storage import CONFIG_KEY, PARTS, StoredPart, open_storage, to_webui
+from sdtune.models.storage import CONFIG_KEY, StoredPart, open_storage, to_webui
 from sdtune.models.targets import list_targets
-from sdtune.models.tokenizer import MAX_LENGTH, find_tokenizer, load_tokenizer, tokenizer_files
-from sdtune.models.words import Words
+from sdtune.models.text_encoder import TextEncoder
+from sdtune.models.tokenizer import MAX_LENGTH, OPENCLIP_PAD, find_tokenizer, load_tokenizer, tokenizer_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-_SCALING_FACTOR = 0.18215
 _V_MARK = "v_pred"  # an empty tensor in a single file that tells ComfyUI the same
-CLIP_L = "clip_l"
 
 
 class StableDiffusion(DiffusionModel):
-    """SD1 and SD2: one class, since they differ in data.
+    """SD1, SD2 and SDXL: one class, since they differ in data.
 
     Raises:
-        ModelError: A part is missing from the file or folder, or `clip_skip` leaves no layer.
+        ModelError: A component is missing from the file or folder, or `clip_skip` leaves no layer.
     """
 
     latent_channels = 4
@@ -45,23 +42,26 @@ class StableDiffusion(DiffusionModel):
 
     def __init__(self, source: ModelSource, family: SDFamily) -> None:
         super().__init__()
-        self._storage = open_storage(source.path)
-        missing = [part for part in PARTS if part not in self._storage.parts]
+        self._storage = open_storage(source.path, family)
+        missing = [component for component in family.components if component not in self._storage.components]
         if missing:
             raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint="a complete model has all parts")
-        layers = count_text_layers(self._stored("text_encoder").shapes)
-        self.clip_skip = source.options.clip_skip or 1
-        if self.clip_skip > layers:
-            raise ModelError(
-                f"clip_skip is {self.clip_skip}, but the text encoder has {layers} layers", where="model.clip_skip"
-            )
         self._family = family
         self.source = source
         self.family = family.name
         self.native_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor or family.native_px
         self.schedule = _schedule(self._storage.scheduler)
-        self._words = Words()
         self.prediction = _prediction(self._storage.scheduler, self._storage.shapes, family)
+        self.clip_skip = source.options.clip_skip or family.clip_skip
+        self._texts = tuple(
+            TextEncoder(
+                text,
+                family,
+                layers=count_text_layers(self._stored(text.component).shapes),
+                clip_skip=self.clip_skip,
+            )
+            for text in family.texts
+        )
 
     def load(self, part: Part) -> None:
         """See `DiffusionModel.load`."""
@@ -69,20 +69,24 @@ class StableDiffusion(DiffusionModel):
             self._build(part, self.source.dtype)
 
     def _build(self, part: Part, dtype: torch.dtype) -> None:
-        module = build.build_part(self._stored(part), self._family, dtype=dtype, device=self.source.device)
-        self.add_module(part, module)
+        for component in self._family.components_of(part):
+            stored = self._stored(component)
+            module = build.build_part(stored, self._family, dtype=dtype, device=self.source.device)
+            self.add_module(component, module)
         if part == "text_encoder":
-            self._words.hook(self._token_embedding())
+            for text in self._texts:
+                text.words.hook(self._token_embedding(text))
 
     def unload(self, part: Part) -> None:
         """See `DiffusionModel.unload`."""
         if self.is_loaded(part):
-            delattr(self, part)
+            for component in self._family.components_of(part):
+                delattr(self, component)
         gc.collect()  # modules are full of reference cycles: without this the memory stays until some later collection
 
     def is_loaded(self, part: Part) -> bool:
         """See `DiffusionModel.is_loaded`."""
-        return part in self._modules
+        return all(component in self._modules for component in self._family.components_of(part))
 
     def part(self, part: Part) -> nn.Module:
         """See `DiffusionModel.part`.
@@ -92,11 +96,14 @@ class StableDiffusion(DiffusionModel):
         """
         if not self.is_loaded(part):
             raise RuntimeError(f"the {part} is not loaded; call load({part!r}) first")
-        return self.get_submodule(part)
+        modules: dict[str, nn.Module] = {
+            component: self.get_submodule(component) for component in self._family.components_of(part)
+        }
+        return nn.ModuleDict(modules) if len(modules) > 1 else modules[part]
 
     def part_digest(self, part: Part) -> str:
         """See `DiffusionModel.part_digest`."""
-        return part_digest(self._stored(part))
+        return "".join(part_digest(self._stored(component)) for component in self._family.components_of(part))
 
     def encode_images(self, pixels: Tensor) -> Posterior:
         """See `DiffusionModel.encode_images`; gradients are not kept."""
@@ -120,28 +127,35 @@ class StableDiffusion(DiffusionModel):
 
     def encode_prompt(self, captions: Sequence[str]) -> Conditioning:
         """See `DiffusionModel.encode_prompt`; what is beyond 77 tokens is cut off."""
-        tokens = self._words.tokenize(self.tokenizer, captions).to(self.source.device)
         with self._computing("text_encoder"):
-            return Conditioning(hidden=self._encode_tokens(tokens))
+            answers = [self._encode(text, captions) for text in self._texts]
+        pooled = [answer for _, answer in answers if answer is not None]
+        return Conditioning(
+            hidden=torch.cat([hidden for hidden, _ in answers], dim=-1), pooled=pooled[0] if pooled else None
+        )
 
-    def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        encoder: Any = self.part("text_encoder")
-        skip = self.clip_skip
-        if skip == 1:
-            last: Tensor = encoder(tokens).last_hidden_state
-            return last
-        states = encoder(tokens, output_hidden_states=True).hidden_states
-        norm: nn.Module = encoder.get_submodule(self._module_path("text_encoder", "text_model.final_layer_norm"))
-        skipped: Tensor = norm(states[-skip])
-        return skipped
+    def _encode(self, text: TextEncoder, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        tokens = text.tokenize(self.tokenizer, captions).to(self.source.device)
+        return text.encode(self.get_submodule(text.text.component), tokens, self.tokenizer.eos_token_id)
 
     def denoise(self, x_t: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """See `DiffusionModel.denoise`."""
         unet = self.part("unet")
         dtype = next(unet.parameters()).dtype
+        added = None
+        if cond.pooled is not None:
+            sizes = self._whole_picture(x_t) if cond.time_ids is None else cond.time_ids
+            added = {"text_embeds": cond.pooled.to(dtype), "time_ids": sizes}
         with self._computing("unet"):
-            answer: Tensor = unet(x_t.to(dtype), timesteps, cond.hidden.to(dtype), return_dict=False)[0]
+            answer: Tensor = unet(
+                x_t.to(dtype), timesteps, cond.hidden.to(dtype), added_cond_kwargs=added, return_dict=False
+            )[0]
         return answer.float()
+
+    def _whole_picture(self, x_t: Tensor) -> Tensor:
+        """Tell that pictures were taken at this size and not cropped (Podell et al. 2023, section 2.2)."""
+        height, width = (side * self.latent_factor for side in x_t.shape[-2:])
+        return torch.tensor([[height, width, 0, 0, height, width]], device=x_t.device).expand(len(x_t), -1)
 
     def _computing(self, part: Part) -> AbstractContextManager[Any]:
         """Compute in the source's dtype, also where a trained part is held in float32."""
@@ -156,34 +170,51 @@ class StableDiffusion(DiffusionModel):
             self.unload(part)
         if not self.is_loaded(part):
             self._build(part, torch.float32)
-        module = self.part(part).requires_grad_(True)
-        prefix = build.module_prefix(module, part)
-        return {f"{part}.{prefix}{name}": parameter for name, parameter in module.named_parameters()}
+        parameters = {}
+        for component, module, prefix in self._modules_of(part):
+            named = module.requires_grad_(True).named_parameters()
+            parameters.update({f"{component}.{prefix}{name}": parameter for name, parameter in named})
+        return parameters
+
+    def _modules_of(self, part: Part) -> Iterator[tuple[Component, nn.Module, str]]:
+        """Give each component's module, and what stands before its names to make them canonical."""
+        self.part(part)
+        for component in self._family.components_of(part):
+            module = self.get_submodule(component)
+            yield component, module, build.module_prefix(module, component)
 
     def embed_tokens(self, text: str) -> dict[str, Tensor]:
         """See `DiffusionModel.embed_tokens`; loads the text encoder."""
         self.load("text_encoder")
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        return {CLIP_L: self._token_embedding().weight.detach()[ids].float()}
+        return {text.text.word_key: self._token_embedding(text).weight.detach()[ids].float() for text in self._texts}
 
     def set_embeddings(self, embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
         """See `DiffusionModel.set_embeddings`; loads the text encoder."""
         self.load("text_encoder")
-        vectors = {word: encoders[CLIP_L] for word, encoders in embeddings.items()}
-        self._words.replace(self.tokenizer, self._token_embedding(), vectors)
+        for text in self._texts:
+            text.place_words(self.tokenizer, self._token_embedding(text), embeddings)
 
-    def _token_embedding(self) -> nn.Embedding:
-        path = self._module_path("text_encoder", "text_model.embeddings.token_embedding")
-        embedding = self.part("text_encoder").get_submodule(path)
+    def _token_embedding(self, text: TextEncoder) -> nn.Embedding:
+        module = self.get_submodule(text.text.component)
+        prefix = build.module_prefix(module, text.text.component)
+        embedding = module.get_submodule("text_model.embeddings.token_embedding".removeprefix(prefix))
         assert isinstance(embedding, nn.Embedding)
         return embedding
 
     def targets(self, parts: Iterable[Part]) -> Iterator[Target]:
         """See `DiffusionModel.targets`; the order is that of the modules."""
         for part in parts:
-            module = self.part(part)
-            prefix = build.module_prefix(module, part)
-            yield from list_targets(part, ((prefix + name, child) for name, child in module.named_modules() if name))
+            for component, module, prefix in self._modules_of(part):
+                layers = ((prefix + name, child) for name, child in module.named_modules() if name)
+                yield from list_targets(part, component, layers)
+
+    def layers(self, part: Part) -> Iterator[tuple[str, nn.Module]]:
+        """See `DiffusionModel.layers`."""
+        for component, module, prefix in self._modules_of(part):
+            for name, child in module.named_modules():
+                if name:
+                    yield f"{component}.{prefix}{name}", child
 
     def replace(self, path: str, module: nn.Module) -> None:
         """See `DiffusionModel.replace`.
@@ -191,36 +222,53 @@ class StableDiffusion(DiffusionModel):
         Raises:
             AttributeError: There is no such layer.
         """
-        part, _, name = path.partition(".")
-        root = self.get_submodule(part)
-        root.set_submodule(self._module_path(part, name), module, strict=True)
+        component, _, name = path.partition(".")
+        root = self.get_submodule(component)
+        root.set_submodule(name.removeprefix(build.module_prefix(root, component)), module, strict=True)
 
     def webui_key(self, path: str) -> str:
-        """See `DiffusionModel.webui_key`."""
-        return naming.kohya_key(path)
+        """See `DiffusionModel.webui_key`.
+
+        Raises:
+            KeyError: There can be no such layer.
+        """
+        component, _, name = path.partition(".")
+        if component != "unet":
+            return naming.kohya_key(self._family.text(component).adapter_prefix, name)
+        unet_name = self._ldm_unet_names(name) if self._family.has_ldm_adapters else name
+        return naming.kohya_key(naming.UNET_ADAPTER_PREFIX, unet_name)
+
+    @cached_property
+    def _ldm_unet_names(self) -> naming.Renaming:
+        return naming.unet_renaming(naming.unet_layout(self._stored("unet").entries))
 
     def webui_state_dict(self) -> dict[str, Tensor]:
         """See `DiffusionModel.webui_state_dict`."""
         tensors: dict[str, Tensor] = {}
-        for part in PARTS:
-            weights = self._weights(part)
-            tensors.update((new, weights[old]) for old, new in to_webui(part, list(weights)).items())
+        for component in self._family.components:
+            tensors.update(to_webui(component, self._weights(component), self._family))
+            prefix = self._family.prefix(component)
+            tensors.update({prefix + name: t for name, t in self._stored(component).read_extras().items()})
         mark = {_V_MARK: torch.zeros(0)} if self.prediction != self._family.prediction else {}
-        return {name: _as_ldm(name, tensor) for name, tensor in tensors.items()} | mark
+        return tensors | mark
 
     def diffusers_files(self) -> dict[str, Mapping[str, Tensor] | bytes]:
         """See `DiffusionModel.diffusers_files`."""
         files: dict[str, Mapping[str, Tensor] | bytes] = {}
-        for part in PARTS:
-            empty = build.build_empty(self._stored(part), self._family)
-            files |= snapshot.part_files(part, empty, _as_diffusers(part, self._weights(part)))
+        for component in self._family.components:
+            empty = build.build_empty(self._stored(component), self._family)
+            files |= snapshot.part_files(component, empty, _as_diffusers(component, self._weights(component)))
         place = find_tokenizer(self.source.path, self.source.options.tokenizer)
-        files |= {f"tokenizer/{name}": content for name, content in tokenizer_files(place).items()}
-        return files | snapshot.pipeline_files(self._storage.scheduler, self.prediction)
+        for text in self._family.texts:
+            folder = snapshot.tokenizer_folder(text.component)
+            marks = tokenizer_files(place) if text.pads_with_end else tokenizer_files(place, pad=OPENCLIP_PAD)
+            files |= {f"{folder}/{name}": content for name, content in marks.items()}
+        return files | snapshot.pipeline_files(self._family, self._storage.scheduler, self.prediction)
 
     def webui_metadata(self) -> dict[str, str]:
         """See `DiffusionModel.webui_metadata`."""
-        configs = {part: dict(self._stored(part).config) for part in PARTS if self._stored(part).config}
+        stored = self._storage.components
+        configs = {component: dict(part.config) for component, part in stored.items() if part.config}
         return {CONFIG_KEY: json.dumps(configs)} if configs else {}
 
     def enable_gradient_checkpointing(self) -> None:
@@ -229,7 +277,8 @@ class StableDiffusion(DiffusionModel):
             unet: Any = self.part("unet")
             unet.enable_gradient_checkpointing()
         if self.is_loaded("text_encoder"):
-            libraries.checkpoint_text_encoder(self.part("text_encoder"))
+            for _, module, _ in self._modules_of("text_encoder"):
+                libraries.checkpoint_text_encoder(module)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -240,7 +289,7 @@ class StableDiffusion(DiffusionModel):
         """
         place = find_tokenizer(self.source.path, self.source.options.tokenizer)
         tokenizer = load_tokenizer(place)
-        rows = self._stored("text_encoder").shapes["text_model.embeddings.token_embedding.weight"][0]
+        rows = self._stored("text_encoder").entries["text_model.embeddings.token_embedding.weight"].shape[0]
         if len(tokenizer) > rows:
             raise ModelError(
                 f"the tokenizer {place} has {len(tokenizer)} tokens, the text encoder {rows}",
@@ -252,22 +301,18 @@ class StableDiffusion(DiffusionModel):
 
     @cached_property
     def _scaling_factor(self) -> float:
-        return float(self._stored("vae").config.get("scaling_factor", _SCALING_FACTOR))
+        return float(self._stored("vae").config.get("scaling_factor", self._family.scaling_factor))
 
-    def _stored(self, part: Part) -> StoredPart:
-        return self._storage.parts[part]
+    def _stored(self, component: Component) -> StoredPart:
+        return self._storage.components[component]
 
-    def _module_path(self, part: str, name: str) -> str:
-        prefix = build.module_prefix(self.get_submodule(part), part)
-        return name.removeprefix(prefix)
-
-    def _weights(self, part: Part) -> Mapping[str, Tensor]:
-        """Map canonical names to the tensors of a part, loaded or stored."""
-        if not self.is_loaded(part):
-            stored = self._stored(part)
-            return {name: stored.read(name) for name in stored.names}
-        module, stored = self.part(part), self._stored(part)
-        prefix = build.module_prefix(module, part)
+    def _weights(self, component: Component) -> Mapping[str, Tensor]:
+        """Map canonical names to the tensors of a component, loaded or stored."""
+        stored = self._stored(component)
+        if component not in self._modules:
+            return {name: stored.read(name) for name in stored.entries}
+        module = self.get_submodule(component)
+        prefix = build.module_prefix(module, component)
         return {prefix + name: _unrounded(t, stored, prefix + name) for name, t in module.state_dict().items()}
 
 
@@ -278,25 +323,33 @@ class StableDiffusion1(StableDiffusion):
         super().__init__(source, SD1)
 
 
+class StableDiffusion2(StableDiffusion):
+    """Stable Diffusion 2.x."""
+
+    def __init__(self, source: ModelSource) -> None:
+        super().__init__(source, SD2)
+
+
+class StableDiffusionXL(StableDiffusion):
+    """Stable Diffusion XL, the base model."""
+
+    def __init__(self, source: ModelSource) -> None:
+        super().__init__(source, SDXL)
+
+
 def _unrounded(tensor: Tensor, stored: StoredPart, name: str) -> Tensor:
     """Give a weight as stored where what is held is that, in fewer bits."""
-    if tensor.dtype == torch.float32 or name not in stored.names:
+    if tensor.dtype == torch.float32 or name not in stored.entries:
         return tensor
     whole = stored.read(name).reshape(tensor.shape)
     return whole if torch.equal(whole.to(tensor.dtype), tensor.cpu()) else tensor
 
 
-def _as_diffusers(part: Part, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _as_diffusers(component: Component, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give the VAE's attention weights diffusers' shape, that of a linear layer."""
-    if part != "vae":
+    if component != "vae":
         return dict(weights)
     return {name: t.flatten(1) if naming.is_vae_attention(name) else t for name, t in weights.items()}
-
-
-def _as_ldm(name: str, tensor: Tensor) -> Tensor:
-    """Give the VAE's attention weights ldm's shape, that of a 1x1 convolution."""
-    is_attention = re.fullmatch(r"first_stage_model\.\w+\.mid\.attn_1\.(?:q|k|v|proj_out)\.weight", name)
-    return tensor.reshape(*tensor.shape[:2], 1, 1) if is_attention else tensor
 
 
 def _schedule(config: Mapping[str, Any]) -> NoiseSchedule:

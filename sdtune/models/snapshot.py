@@ -8,59 +8,75 @@ from typing import TYPE_CHECKING, Any, cast
 from sdtune.models import naming
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
-    from sdtune.models.base import Part, Prediction
+    from sdtune.models.architecture import SDFamily
+    from sdtune.models.base import Component, Prediction
 
-_WEIGHTS: Mapping[Part, str] = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-}
-_CLASSES = {
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+_WEIGHTS, _TEXT_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
+_UNUSED = {"feature_extractor": [None, None]}
+_PIPELINE = "StableDiffusionPipeline", {**_UNUSED, "safety_checker": [None, None], "requires_safety_checker": False}
+_POOLED_PIPELINE = (
+    "StableDiffusionXLPipeline",
+    {
+        **_UNUSED,
+        "image_encoder": [None, None],
+        "force_zeros_for_empty_prompt": True,
+    },
+)
 
 
-def part_files(part: Part, module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Mapping[str, Tensor] | bytes]:
-    """Give a part's weights and configuration.
+def part_files(
+    component: Component, module: nn.Module, weights: Mapping[str, Tensor]
+) -> dict[str, Mapping[str, Tensor] | bytes]:
+    """Give a component's weights and configuration.
 
     Args:
-        part: Which.
-        module: The part's module, with or without weights: only its configuration is read.
+        component: Which.
+        module: The component's module, with or without weights: only its configuration is read.
         weights: Canonical name to tensor.
     """
-    named = {naming.text_name(name) if part == "text_encoder" else name: weights[name] for name in weights}
-    config = cast("Any", module.config).to_json_string() if part == "text_encoder" else _diffusers_config(module)
-    return {f"{part}/{_WEIGHTS[part]}": named, f"{part}/config.json": config.encode()}
+    file = _WEIGHTS if component in naming.WEBUI_PREFIX else _TEXT_WEIGHTS
+    config = module.config.to_json_string() if file == _TEXT_WEIGHTS else _diffusers_config(module)  # type: ignore[union-attr, operator]  # both libraries
+    return {f"{component}/{file}": dict(weights), f"{component}/config.json": config.encode()}
 
 
-def pipeline_files(scheduler: Mapping[str, Any], prediction: Prediction) -> dict[str, bytes]:
+def pipeline_files(family: SDFamily, scheduler: Mapping[str, Any], prediction: Prediction) -> dict[str, bytes]:
     """Give the index of the folder and the configuration of its scheduler.
 
     Args:
+        family: The model's family.
         scheduler: The base model's own, empty when it has none: then Stable Diffusion's.
         prediction: What the UNet predicts.
     """
     own = dict(scheduler) or _default_scheduler()
-    classes = _CLASSES | {"scheduler": ["diffusers", own.get("_class_name", "DDIMScheduler")]}
+    title, rest = _POOLED_PIPELINE if any(text.is_pooled for text in family.texts) else _PIPELINE
     index = {
-        "_class_name": "StableDiffusionPipeline",
-        **classes,
-        "feature_extractor": [None, None],
-        "safety_checker": [None, None],
-        "requires_safety_checker": False,
+        "_class_name": title,
+        "scheduler": ["diffusers", own.get("_class_name", "DDIMScheduler")],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        **dict(_text_classes(family)),
+        **rest,
     }
     return {
         "model_index.json": encode_json(index),
         "scheduler/scheduler_config.json": encode_json({**own, "prediction_type": prediction}),
     }
+
+
+def _text_classes(family: SDFamily) -> Iterator[tuple[str, list[str]]]:
+    for text in family.texts:
+        encoder = "CLIPTextModelWithProjection" if text.is_pooled else "CLIPTextModel"
+        yield text.component, ["transformers", encoder]
+        yield tokenizer_folder(text.component), ["transformers", "CLIPTokenizer"]
+
+
+def tokenizer_folder(component: Component) -> str:
+    """Name the folder of a text encoder's tokenizer."""
+    return component.replace("text_encoder", "tokenizer")
 
 
 def encode_json(content: object) -> bytes:

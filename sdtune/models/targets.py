@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sdtune.models.base import Part, Target, TargetKind
+from sdtune.models.base import Component, Part, Target, TargetKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -30,12 +30,12 @@ _SITES: Mapping[Part, tuple[tuple[TargetKind, re.Pattern[str]], ...]] = {
 }
 
 
-def list_targets(part: Part, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Target]:
-    """Pick the sites among (canonical name, module), in the order given."""
+def list_targets(part: Part, component: Component, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Target]:
+    """Pick the sites among a component's (canonical name, module), in the order given."""
     for name, module in modules:
         for kind, pattern in _SITES[part]:
             if match := pattern.fullmatch(name):
-                yield Target(path=f"{part}.{name}", module=module, part=part, kind=kind, block=_block(match))
+                yield Target(path=f"{component}.{name}", module=module, part=part, kind=kind, block=_block(match))
 
 
 def _block(match: re.Match[str]) -> str:

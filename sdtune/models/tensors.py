@@ -74,11 +74,18 @@ class TensorFile:
         """Read one tensor to the CPU; floats are cast to `dtype` unless it is None.
 
         Raises:
+            ModelError: See `read_entry`.
+        """
+        return self.read_entry(name, self.entries[name], dtype)
+
+    def read_entry(self, name: str, entry: Entry, dtype: torch.dtype | None = None) -> Tensor:
+        """Read a tensor, or a part of one that lies in one piece; `name` is for messages.
+
+        Raises:
             ModelError: The file became shorter since its header was read, or the dtype is not read here.
         """
         import torch
 
-        entry = self.entries[name]
         if entry.dtype not in _TORCH:
             raise ModelError(f"{name} in {self.path.name} is {entry.dtype}, which is not read", hint=_READABLE)
         stored: torch.dtype = getattr(torch, _TORCH[entry.dtype])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 MAX_LENGTH = 77
+OPENCLIP_PAD = "!"  # token 0 of CLIP's vocabulary
 ENVIRONMENT = "SDTUNE_TOKENIZER"
 HUB_REPOSITORY = "openai/clip-vit-large-patch14"
 _HEIGHT = 6  # folders above a model file that are looked through for a webui's root
@@ -27,7 +28,8 @@ _IN_ROOT = (
     "ldm_patched/modules/sd1_tokenizer",
 )
 _IN_PYTHON = tuple(f"{package}/{vocabulary.BPE_NAME}" for package in ("open_clip", "clip"))
-_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_CONFIG, _SPECIALS = "tokenizer_config.json", "special_tokens_map.json"
+_FILES = ("vocab.json", "merges.txt", "tokenizer.json", _CONFIG, _SPECIALS)
 _SITE_PACKAGES = ("lib/python3*/site-packages", "Lib/site-packages")
 
 
@@ -62,11 +64,12 @@ def clip_tokenizer(path: Path) -> Any:
     )
 
 
-def tokenizer_files(place: Path) -> dict[str, bytes]:
+def tokenizer_files(place: Path, pad: str = vocabulary.END) -> dict[str, bytes]:
     """Give the files of a tokenizer folder: name to content, readable by transformers 4 and 5.
 
     Args:
         place: As for `load_tokenizer`.
+        pad: The token that fills a caption up.
     """
     if place.is_dir():
         files = {name: (place / name).read_bytes() for name in _FILES if (place / name).is_file()}
@@ -75,14 +78,21 @@ def tokenizer_files(place: Path) -> dict[str, bytes]:
         lines = "".join(f"{left} {right}\n" for left, right in merges)
         numbers = json.dumps(vocabulary.number_tokens(merges), ensure_ascii=False)
         files = {"vocab.json": numbers.encode(), "merges.txt": f"#version: 0.2\n{lines}".encode()}
-    end = vocabulary.END
-    config = {
-        "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": MAX_LENGTH,
-        "bos_token": vocabulary.START,
-        **dict.fromkeys(("eos_token", "pad_token", "unk_token"), end),
+    marks = {"bos_token": vocabulary.START, "eos_token": vocabulary.END, "unk_token": vocabulary.END, "pad_token": pad}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH, **marks}
+    files = {_CONFIG: json.dumps(config, indent=2).encode(), **files}
+    return {
+        name: _with_pad(content, pad) if name in (_CONFIG, _SPECIALS) else content for name, content in files.items()
     }
-    return {"tokenizer_config.json": json.dumps(config, indent=2).encode(), **files}
+
+
+def _with_pad(content: bytes, pad: str) -> bytes:
+    """Name the padding in a tokenizer's configuration, and leave the file as it is where it is named already."""
+    config = json.loads(content)
+    named = config.get("pad_token")
+    if pad == (named["content"] if isinstance(named, dict) else named):
+        return content
+    return json.dumps({**config, "pad_token": pad}, indent=2, ensure_ascii=False).encode()
 
 
 def find_tokenizer(model: Path | None, given: Path | None = None, *, say: Callable[[str], None] = LOG.info) -> Path:

@@ -56,20 +56,11 @@ class Words:
             before = embedding.register_forward_pre_hook(self._keep_ids)
             self._hooks = [before, embedding.register_forward_hook(self._put_vectors)]
 
-    def tokenize(self, tokenizer: Any, captions: Sequence[str]) -> Tensor:
+    def tokenize(self, tokenizer: Any, captions: Sequence[str], pad: int) -> Tensor:
         """Give token ids (B, L): start mark, up to L - 2 tokens, end mark, padding. A word that is cut is left out."""
-        if not self._places:
-            ids: Tensor = tokenizer(
-                list(captions),
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids
-            return ids
-        return torch.tensor([self._row(tokenizer, caption) for caption in captions])
+        return torch.tensor([self._row(tokenizer, caption, pad) for caption in captions])
 
-    def _row(self, tokenizer: Any, caption: str) -> list[int]:
+    def _row(self, tokenizer: Any, caption: str, pad: int) -> list[int]:
         tokens = tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
         room, length, position = tokenizer.model_max_length - 2, tokenizer.model_max_length, 0
         row: list[int] = []
@@ -80,7 +71,7 @@ class Words:
             row += new
             position += len(word)
         row = [tokenizer.bos_token_id, *row, tokenizer.eos_token_id]
-        return row + [tokenizer.pad_token_id] * (length - len(row))
+        return row + [pad] * (length - len(row))
 
     def _word_at(self, tokens: list[int], position: int) -> tuple[list[int], list[int]]:
         for word, new in self._places:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.testing.tiny import tiny_sd1
+from sdtune.testing.tiny import tiny_model, tiny_sd1
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,16 +26,29 @@ def open_tiny_sd1(
         parts: What to load.
         text_layers: Layers of the text encoder, when it is written.
     """
-    import torch
-
-    from sdtune.models.base import ModelSource
-    from sdtune.models.sd import StableDiffusion1
-
     if not path.exists():
         tiny_sd1(path, text_layers=text_layers, block_out_channels=WIDTHS)
-    cpu = torch.device("cpu")
-    source = ModelSource(path=path, name=path.stem, dtype=torch.float32, device=cpu)
-    model = StableDiffusion1(source)
+    return open_tiny(path, "sd1", parts=parts)
+
+
+def open_tiny(path: Path, family: str, *, parts: Sequence[Part] = ("unet", "text_encoder")) -> DiffusionModel:
+    """Open a tiny model, float32 on the CPU, with parts loaded.
+
+    Args:
+        path: As for `tiny_model`; written when it is not there.
+        family: `sd1`, `sd2` or `sdxl`.
+        parts: What to load.
+    """
+    import torch
+
+    from sdtune.models.architecture import FAMILIES
+    from sdtune.models.base import ModelSource
+    from sdtune.models.sd import StableDiffusion
+
+    if not path.exists():
+        tiny_model(path, family)
+    source = ModelSource(path=path, name=path.stem, dtype=torch.float32, device=torch.device("cpu"))
+    model = StableDiffusion(source, FAMILIES[family])
     for part in parts:
         model.load(part)
     return model

@@ -58,7 +58,9 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_sd(registry: Families) -> Callable[..., StableDiffusion1]:
     """Open a model with some parts loaded."""
 
-    def opened(path: Path, *parts: str, dtype: torch.dtype = torch.float32, clip_skip: int = 1) -> StableDiffusion1:
+    def opened(
+        path: Path, *parts: str, dtype: torch.dtype = torch.float32, clip_skip: int | None = None
+    ) -> StableDiffusion1:
         options = ModelOptions(path=str(path), clip_skip=clip_skip)
         model = open_model(options, dtype=dtype, device=torch.device("cpu"), registry=registry)
         for part in parts:

@@ -16,7 +16,7 @@ def test_list_names_the_families(registry):
 
 def test_list_as_json_is_one_document(registry):
     result = CliRunner().invoke(models, ["list", "--json"], obj=registry)
-    assert [family["name"] for family in json.loads(result.output)["families"]] == ["sd1"]
+    assert [family["name"] for family in json.loads(result.output)["families"]] == ["sd1", "sd2", "sdxl"]
 
 
 def test_tokenizer_tells_where_it_is(tmp_path):

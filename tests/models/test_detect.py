@@ -3,17 +3,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from sdtune.models.architecture import SDXL
 from sdtune.models.detect import describe, detect_family
-from sdtune.models.storage import open_storage, to_webui
+from sdtune.models.storage import read_shapes, to_webui
 
 HERE = Path()
 
 
 @pytest.mark.parametrize("layout", ["tiny_folder", "tiny_file"])
 def test_a_small_sd1_is_recognised_in_both_layouts(request, layout):
-    storage = open_storage(request.getfixturevalue(layout))
-    assert detect_family(storage.shapes, storage.path) == "sd1"
+    path = request.getfixturevalue(layout)
+    assert detect_family(read_shapes(path), path) == "sd1"
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def test_linear_attention_ends_mean_sd2(unet_shapes):
 def test_size_embedding_means_sdxl(unet_shapes):
     shapes = _with_linear_ends(unet_shapes) | {"add_embedding.linear_1.weight": (1280, 2816)}
     assert detect_family(shapes, HERE) == "sdxl"
-    renamed = to_webui("unet", list(shapes))
-    assert detect_family({renamed[name]: shape for name, shape in shapes.items()}, HERE) == "sdxl"
+    renamed = dict(to_webui("unet", {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, SDXL))
+    assert detect_family({name: tuple(tensor.shape) for name, tensor in renamed.items()}, HERE) == "sdxl"
 
 
 @pytest.mark.parametrize(("channels", "word"), [(9, "inpainting"), (8, "instruct-pix2pix"), (5, "takes 5 channels")])

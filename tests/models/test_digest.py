@@ -8,31 +8,38 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdtune.models import digest
-from sdtune.models.storage import PARTS, open_storage
-from sdtune.testing.tiny import tiny_sd1
+from sdtune.models.architecture import SD1, SDXL
+from sdtune.models.storage import open_storage
+from sdtune.testing.tiny import tiny_sd1, tiny_sdxl
 
 
 @pytest.fixture
 def stored(tiny_file):
-    return open_storage(tiny_file).parts
+    return open_storage(tiny_file, SD1).components
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", SD1.components)
 def test_one_part_has_one_digest_in_either_layout(stored, tiny_folder, part):
-    assert digest.part_digest(stored[part]) == digest.part_digest(open_storage(tiny_folder).parts[part])
+    assert digest.part_digest(stored[part]) == digest.part_digest(open_storage(tiny_folder, SD1).components[part])
+
+
+def test_the_second_text_encoder_of_sdxl_has_one_digest_in_either_layout(tmp_path):
+    file, folder = tiny_sdxl(tmp_path / "m.safetensors"), tiny_sdxl(tmp_path / "m")
+    digests = {digest.hash_part(open_storage(path, SDXL).components["text_encoder_2"]) for path in (file, folder)}
+    assert len(digests) == 1
 
 
 def test_another_weight_is_another_digest(tmp_path, stored, tiny_file):
     tensors = load_file(tiny_file)
     tensors["first_stage_model.quant_conv.bias"][0] += 1
     save_file(tensors, tmp_path / "other.safetensors")
-    other = open_storage(tmp_path / "other.safetensors").parts
+    other = open_storage(tmp_path / "other.safetensors", SD1).components
     assert digest.part_digest(other["vae"]) != digest.part_digest(stored["vae"])
     assert digest.part_digest(other["unet"]) == digest.part_digest(stored["unet"])
 
 
 def test_another_dtype_is_another_digest(tmp_path, stored):
-    half = open_storage(tiny_sd1(tmp_path / "half.safetensors", dtype=torch.float16)).parts
+    half = open_storage(tiny_sd1(tmp_path / "half.safetensors", dtype=torch.float16), SD1).components
     assert digest.part_digest(half["vae"]) != digest.part_digest(stored["vae"])
 
 

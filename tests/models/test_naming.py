@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sdtune.models import naming
+from sdtune.models.architecture import SD1
 from sdtune.models.storage import to_webui
 
 COUNTS = {"unet": 686, "vae": 248, "text_encoder": 196}
@@ -19,7 +20,7 @@ def names(full_width):
 @pytest.mark.parametrize(("part", "count"), COUNTS.items())
 def test_every_weight_of_sd15_gets_a_name_of_its_own(names, part, count):
     assert len(names[part]) == count
-    assert len(set(to_webui(part, names[part]).values())) == count
+    assert len(dict(to_webui(part, _numbered(names[part]), SD1))) == count
 
 
 def test_unet_names_come_back(names):
@@ -71,17 +72,17 @@ def _numbered(names):
 def test_unet_names_agree_with_diffusers_own_converter(full_width, names):
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    renamed = to_webui("unet", names["unet"])
-    converted = convert_ldm_unet_checkpoint(_numbered(renamed.values()), full_width["unet"].config)
-    assert {name: int(tensor) for name, tensor in converted.items()} == {n: i for i, n in enumerate(renamed)}
+    renamed = dict(to_webui("unet", _numbered(names["unet"]), SD1))
+    converted = convert_ldm_unet_checkpoint(renamed, full_width["unet"].config)
+    assert {name: int(tensor) for name, tensor in converted.items()} == {n: i for i, n in enumerate(names["unet"])}
 
 
 def test_vae_names_agree_with_diffusers_own_converter(full_width, names):
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    renamed = to_webui("vae", names["vae"])
-    converted = convert_ldm_vae_checkpoint(_numbered(renamed.values()), full_width["vae"].config)
-    assert {name: int(tensor) for name, tensor in converted.items()} == {n: i for i, n in enumerate(renamed)}
+    renamed = dict(to_webui("vae", _numbered(names["vae"]), SD1))
+    converted = convert_ldm_vae_checkpoint(renamed, full_width["vae"].config)
+    assert {name: int(tensor) for name, tensor in converted.items()} == {n: i for i, n in enumerate(names["vae"])}
 
 
 @pytest.mark.parametrize("name", ["encoder.layers.3.mlp.fc1.bias", "text_model.encoder.layers.3.mlp.fc1.bias"])
@@ -96,20 +97,22 @@ def test_old_attention_names_of_vaes_become_new_ones():
 
 
 @pytest.mark.parametrize(
-    ("path", "key"),
+    ("prefix", "path", "key"),
     [
         (
-            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0",
+            "lora_unet",
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0",
             "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0",
         ),
         (
-            "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+            "lora_te",
+            "text_model.encoder.layers.0.self_attn.q_proj",
             "lora_te_text_model_encoder_layers_0_self_attn_q_proj",
         ),
     ],
 )
-def test_kohya_keys_are_those_of_the_format(path, key):
-    assert naming.kohya_key(path) == key
+def test_kohya_keys_are_those_of_the_format(prefix, path, key):
+    assert naming.kohya_key(prefix, path) == key
 
 
 def test_a_name_that_belongs_nowhere_is_an_error():

@@ -35,13 +35,6 @@ def test_a_lora_as_base_model_is_told(tmp_path, open_path):
         open_path(tmp_path / "my.safetensors")
 
 
-def test_an_sdxl_model_is_called_by_its_name(tmp_path, tiny_file, open_path):
-    tensors = load_file(tiny_file) | {"model.diffusion_model.label_emb.0.0.weight": torch.zeros(1)}
-    save_file(tensors, tmp_path / "xl.safetensors")
-    with pytest.raises(ModelError, match=r"holds Stable Diffusion XL \(sdxl\)"):
-        open_path(tmp_path / "xl.safetensors")
-
-
 def test_a_model_without_vae_is_told(tmp_path, tiny_file, open_path):
     tensors = {name: t for name, t in load_file(tiny_file).items() if not name.startswith("first_stage")}
     save_file(tensors, tmp_path / "no.safetensors")

@@ -10,14 +10,14 @@ from torch import nn
 from sdtune.errors import ModelError
 from sdtune.models import build
 from sdtune.models.architecture import SD1
-from sdtune.models.storage import PARTS, open_storage
+from sdtune.models.storage import open_storage
 from sdtune.models.targets import list_targets
 from sdtune.testing.tiny import tiny_sd1
 
 
 @pytest.fixture(scope="module")
 def loaded(open_sd, tiny_folder):
-    return open_sd(tiny_folder, *PARTS)
+    return open_sd(tiny_folder, *SD1.components)
 
 
 @pytest.fixture
@@ -27,14 +27,14 @@ def noisy():
 
 
 def test_both_layouts_give_equal_weights(loaded, open_sd, tiny_file):
-    one, other = loaded.webui_state_dict(), open_sd(tiny_file, *PARTS).webui_state_dict()
+    one, other = loaded.webui_state_dict(), open_sd(tiny_file, *SD1.components).webui_state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_parts_are_frozen_and_in_eval_mode(loaded):
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert not any(module.training for part in PARTS for module in loaded.part(part).modules())
+    assert not any(module.training for part in SD1.components for module in loaded.part(part).modules())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -56,7 +56,7 @@ def test_the_single_file_written_loads_back_equal(tmp_path, loaded, open_sd, tin
     assert not any(name.endswith("position_ids") for name in tensors)
     assert tensors["first_stage_model.encoder.mid.attn_1.q.weight"].shape[2:] == (1, 1)
     save_file(tensors, tmp_path / "out.safetensors")
-    again = open_sd(tmp_path / "out.safetensors", *PARTS)
+    again = open_sd(tmp_path / "out.safetensors", *SD1.components)
     theirs = again.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in loaded.state_dict().items())
 
@@ -68,7 +68,7 @@ def test_parts_that_are_not_loaded_are_written_from_the_file(loaded, open_sd, ti
 
 def test_what_shapes_do_not_tell_travels_in_the_metadata(tmp_path, loaded):
     save_file(loaded.webui_state_dict(), tmp_path / "m.safetensors", metadata=loaded.webui_metadata())
-    stored = open_storage(tmp_path / "m.safetensors").parts
+    stored = open_storage(tmp_path / "m.safetensors", SD1).components
     assert stored["text_encoder"].config["num_attention_heads"] == 1
     assert stored["unet"].config["attention_head_dim"] == 8
 
@@ -76,21 +76,24 @@ def test_what_shapes_do_not_tell_travels_in_the_metadata(tmp_path, loaded):
 def test_shapes_tell_what_the_configuration_of_sd15_says(full_width):
     from sdtune.models import architecture, naming
 
-    for part, derive in (("unet", lambda s: architecture.unet_config(s, SD1)), ("vae", architecture.vae_config)):
+    for part, derive in (
+        ("unet", lambda s: architecture.unet_config(s, SD1)),
+        ("vae", lambda s: architecture.vae_config(s, SD1)),
+    ):
         shapes = {name: tuple(tensor.shape) for name, tensor in full_width[part].state_dict().items()}
-        assert {k: full_width[part].config[k] for k in derive(shapes)} == derive(shapes)
+        assert {k: full_width[part].config[k] for k in derive(shapes, SD1)} == derive(shapes, SD1)
     shapes = {naming.text_name(n): tuple(t.shape) for n, t in full_width["text_encoder"].state_dict().items()}
-    config = architecture.text_config(shapes, SD1)
+    config = architecture.text_config(shapes, SD1.texts[0])
     true = full_width["text_encoder"].config
     assert {key: getattr(true, key) for key in config} == config | {"projection_dim": true.projection_dim}
 
 
 def test_targets_of_sd15_are_counted_as_the_formats_say(full_width):
-    unet = Counter(target.kind for target in list_targets("unet", full_width["unet"].named_modules()))
+    unet = Counter(target.kind for target in list_targets("unet", "unet", full_width["unet"].named_modules()))
     assert unet == {"attention": 192, "resnet": 80, "sampler": 6}
     prefix = build.module_prefix(full_width["text_encoder"], "text_encoder")
     modules = ((prefix + name, module) for name, module in full_width["text_encoder"].named_modules())
-    assert Counter(target.kind for target in list_targets("text_encoder", modules)) == {"text": 72}
+    assert Counter(target.kind for target in list_targets("text_encoder", "text_encoder", modules)) == {"text": 72}
 
 
 def test_targets_name_their_block_and_their_place(loaded):
@@ -216,7 +219,7 @@ def test_leftovers_in_a_file_do_no_harm(tmp_path, tiny_file, open_sd, loaded):
     old = "cond_stage_model.transformer.text_model."
     bare = {name.replace(old, "cond_stage_model.transformer."): tensor for name, tensor in tensors.items()}
     save_file(bare | extra, tmp_path / "old.safetensors")
-    theirs = open_sd(tmp_path / "old.safetensors", *PARTS).state_dict()
+    theirs = open_sd(tmp_path / "old.safetensors", *SD1.components).state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in loaded.state_dict().items())
 
 

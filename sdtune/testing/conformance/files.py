@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdtune.export.writer import write_artifact
-from sdtune.models.naming import KOHYA_PREFIX
+from sdtune.models.naming import UNET_ADAPTER_PREFIX
 from sdtune.testing.conformance.compare import expect, expect_none
 from sdtune.testing.conformance.subject import STEPS, disturb, predict, trained
 from sdtune.testing.webui import load_like_webui
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.models.base import DiffusionModel
+    from sdtune.models.base import DiffusionModel, Part
     from sdtune.testing.conformance.subject import Subject
     from sdtune.train.run import Run
 
 PICKLED = (".pt", ".optim", ".ckpt")
-LAYER_PREFIX = KOHYA_PREFIX["unet"].partition("_")[0] + "_"  # of every kohya-style name, whatever the method
+LAYER_PREFIX = UNET_ADAPTER_PREFIX.partition("_")[0] + "_"  # of every kohya-style name, whatever the method
 METADATA = (
     *("ss_base_model_version", "ss_output_name", "ss_steps", "ss_sd_model_name"),
     *("modelspec.sai_model_spec", "modelspec.architecture", "modelspec.title", "sdtune_version"),
@@ -123,11 +124,14 @@ def read_header(path: Path) -> tuple[dict[str, Any], bytes]:
 
 def layer_names(model: DiffusionModel) -> set[str]:
     """Give the kohya-style name of every module of the UNet and the text encoder."""
-    paths = [f"unet.{name}" for name, _ in model.part("unet").named_modules() if name]
     model.load("text_encoder")
-    for name, _ in model.part("text_encoder").named_modules():
-        paths.append(f"text_encoder.text_model.{name.removeprefix('text_model.')}")
-    return {model.webui_key(path) for path in paths}
+    names = set()
+    parts: tuple[Part, ...] = ("unet", "text_encoder")
+    for part in parts:
+        for path, _ in model.layers(part):
+            with suppress(KeyError):  # a module that only holds others
+                names.add(model.webui_key(path))
+    return names
 
 
 def _tensors_in(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:

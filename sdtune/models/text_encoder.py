@@ -1,0 +1,91 @@
+"""One text encoder's way from captions to hidden states; the module itself belongs to the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdtune.errors import ModelError
+from sdtune.models.words import Words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from sdtune.models.architecture import SDFamily, TextFamily
+
+
+class TextEncoder:
+    """How a text encoder is read: its marks, its layer, its words.
+
+    Args:
+        text: What no shape tells about it.
+        family: The family it belongs to.
+        layers: Layers its file holds, computed or not.
+        clip_skip: Which hidden state is used: 1 the last of all layers, 2 the one before.
+
+    Raises:
+        ModelError: There is no such layer, or it is one of those that nobody computes.
+    """
+
+    def __init__(self, text: TextFamily, family: SDFamily, *, layers: int, clip_skip: int) -> None:
+        if not text.dropped_layers < clip_skip <= layers + text.dropped_layers:
+            raise ModelError(
+                f"clip_skip is {clip_skip}, but the text encoder has {layers + text.dropped_layers} layers"
+                + (f", and the last {text.dropped_layers} is never used" if text.dropped_layers else ""),
+                where="model.clip_skip",
+            )
+        self.text = text
+        self.words = Words()
+        self._skipped = clip_skip - text.dropped_layers
+        self._normalizes = family.normalizes_text
+
+    def tokenize(self, tokenizer: Any, captions: Sequence[str]) -> Tensor:
+        """Give token ids (B, 77): start mark, up to 75 tokens, end mark, padding."""
+        pad = tokenizer.eos_token_id if self.text.pads_with_end else 0
+        return self.words.tokenize(tokenizer, captions, pad)
+
+    def encode(self, module: nn.Module, tokens: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
+        """Encode token ids (B, L).
+
+        Args:
+            module: `CLIPTextModel` or `CLIPTextModelWithProjection`.
+            tokens: As `tokenize` gives them.
+            end: Id of the end mark.
+
+        Returns:
+            Hidden states (B, L, D), and the pooled text (B, P) where there is a projection: that of the first end mark.
+        """
+        encoder: Any = module
+        if self._skipped == 1 and self._normalizes:
+            last: Tensor = encoder(tokens).last_hidden_state
+            return last, None
+        answer = encoder(tokens, output_hidden_states=True)
+        hidden: Tensor = answer.hidden_states[-self._skipped]
+        if self._normalizes:
+            hidden = _inner(encoder).final_layer_norm(hidden)
+        return hidden, self._pool(encoder, answer.last_hidden_state, tokens, end)
+
+    def _pool(self, encoder: Any, last: Tensor, tokens: Tensor, end: int) -> Tensor | None:
+        if not self.text.is_pooled:
+            return None
+        # by the end mark's id: the largest id, which older libraries look for, may be that of a word of one's own
+        first_end = (tokens == end).int().argmax(1)
+        pooled: Tensor = encoder.text_projection(last[range(len(last)), first_end])
+        return pooled
+
+    def place_words(self, tokenizer: Any, embedding: nn.Embedding, words: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Let words stand for vectors; see `DiffusionModel.set_embeddings`.
+
+        Raises:
+            ModelError: A word has no vectors for this text encoder, or of another width.
+        """
+        key = self.text.word_key
+        if lacking := [word for word, vectors in words.items() if key not in vectors]:
+            raise ModelError(f"the embedding {lacking[0]!r} has no vectors '{key}': it was made for another family")
+        self.words.replace(tokenizer, embedding, {word: vectors[key] for word, vectors in words.items()})
+
+
+def _inner(encoder: Any) -> Any:
+    """Find the transformer: in transformers 5 `CLIPTextModel` is it, elsewhere it is called `text_model`."""
+    return encoder._modules.get("text_model", encoder)
