@@ -13,16 +13,17 @@ import torch
 from sdtune.errors import ModelError, Problems
 from sdtune.export.probe import Probe, ask, distances
 from sdtune.formats.consumers.applying import applied, view_of
-from sdtune.formats.consumers.reading import File, Reading
+from sdtune.formats.consumers.reading import File, Reading, Use
 from sdtune.formats.consumers.table import CONSUMERS, DEFINITION, TITLES
+from sdtune.randomness import derive_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
 
-    from sdtune.formats.consumers.reading import Reader
+    from sdtune.formats.consumers.reading import BaseView, Reader
     from sdtune.models.base import DiffusionModel
 
     Answers = Mapping[str, Tensor]
@@ -31,12 +32,12 @@ FAMILIES = frozenset({"sd1", "sd2", "sdxl"})
 READABLE = frozenset({".safetensors", ".pt"})
 METADATA_KEY = "sdtune.certificate"
 # Error over the change of the answer that a correct reading may show. A number keeps 24, 11 or 8 bits, and a low-rank
-# product of rounded factors is off by a few of its last ones: measured 4e-7, 4e-4 and 3e-3. A scale that is wrong by
-# a fifth is beyond each of them.
+# product of rounded factors is off by a few of its last ones: measured 4e-6, 1e-4 to 8e-4, and 1e-3. A scale that is
+# wrong by a tenth is beyond each of them.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-# Error over the answer itself, which stands whatever was learned: of computing in a dtype, or of a whole weight in it.
-_NOISE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-_HIDES = 0.25  # a change less than four times the noise proves nothing
+# Beside it an error may be a few times what rounding alone does to the answer, which is measured: see `_rounded`.
+_NOISES = 1.5
+_HIDES = 0.25  # in a change less than four times the noise, half of it could be missing and not be seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +130,20 @@ class Certificate:
         """Give what is told of one file: program to its row."""
         return {row.consumer: row.facts() for row in self.rows if row.file == file}
 
+    def report(self, file: str) -> dict[str, object]:
+        """Give everything found of one file, for a machine."""
+        return {
+            row.consumer: row.facts()
+            | {
+                "verdict": row.verdict,
+                "skipped": dict(row.skipped),
+                "unknown": dict(row.unknown),
+                "wrong": row.is_wrong,
+            }
+            for row in self.rows
+            if row.file == file
+        }
+
     def render(self) -> str:
         """Draw the table, file by file."""
         lines = []
@@ -172,7 +187,10 @@ def certify(
             return readings, ask(base, probe)
 
     wanted = trained if trained is not None else read(DEFINITION)[1]
-    scale = _Scale.measure(plain, wanted, files, base.source.dtype) if wanted is not None else None
+    scale = None
+    if wanted is not None:
+        with applied(base, [_rounded(view, _coarsest(files, base.source.dtype))]):
+            scale = _Scale.measure(plain, wanted, ask(base, probe), files)
     rows: list[Row] = []
     for name in chosen or CONSUMERS:
         readings, answers = read(CONSUMERS[name])
@@ -219,30 +237,47 @@ class _Scale:
     tolerance: float
 
     @classmethod
-    def measure(cls, plain: Answers, wanted: Answers, files: Iterable[File], computed: torch.dtype) -> _Scale:
-        dtypes = [_narrowest(file) for file in files]
-        whole = [_narrowest(file) for file in files if file.kind == "checkpoint"]
-        share = _NOISE[computed] + max((_NOISE[dtype] for dtype in whole), default=0.0)
-        change = distances(wanted, plain)
-        size = {name: float(answer.norm()) for name, answer in wanted.items()}
-        noise = {name: share * length for name, length in size.items()}
-        effects = [change[name] / max(size[name], 1e-12) for name in change if noise[name] < _HIDES * change[name]]
+    def measure(cls, plain: Answers, wanted: Answers, rounded: Answers, files: Sequence[File]) -> _Scale:
+        change, noise = distances(wanted, plain), distances(rounded, plain)
+        effects = [change[n] / max(float(wanted[n].norm()), 1e-12) for n in change if noise[n] < _HIDES * change[n]]
         return cls(
             wanted=wanted,
             change=change,
             noise=noise,
             effect=max(effects, default=None),
-            tolerance=max(_TOLERANCE[dtype] for dtype in dtypes),
+            tolerance=max(_TOLERANCE[_narrowest(file)] for file in files),
         )
 
     def judge(self, answers: Answers) -> tuple[float | None, bool]:
         """Give the error, where there is an effect, and whether it is more than rounding."""
         found = distances(answers, self.wanted)
-        is_wrong = any(not found[name] <= self.tolerance * self.change[name] + 2 * self.noise[name] for name in found)
+        is_wrong = any(
+            not found[name] <= self.tolerance * self.change[name] + _NOISES * self.noise[name] for name in found
+        )
         if self.effect is None:
             return None, is_wrong
         errors = [found[n] / self.change[n] for n in found if self.noise[n] < _HIDES * self.change[n]]
         return max(errors), is_wrong
+
+
+def _coarsest(files: Sequence[File], computed: torch.dtype) -> torch.dtype:
+    """Give the dtype of fewest bits that whole weights are held in: the model's, or a checkpoint's."""
+    dtypes = [computed, *(_narrowest(file) for file in files if file.kind == "checkpoint")]
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _rounded(view: BaseView, dtype: torch.dtype) -> Reading:
+    """Move every weight by what rounding to a dtype may do, each by its own chance."""
+    roundoff = torch.finfo(dtype).eps / 2
+
+    def moved(name: str) -> Use:
+        def change(weight: Tensor) -> Tensor:
+            draw = torch.rand(weight.shape, generator=derive_generator(0, "rounding", name)).to(weight.device)
+            return weight * (1 + roundoff * (2 * draw - 1))
+
+        return Use(target=name, keys=(), change=change)
+
+    return Reading(uses=[moved(name) for name in view.shapes])
 
 
 def _narrowest(file: File) -> torch.dtype:

@@ -10,6 +10,8 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from sdtune.formats.consumers import adapters, contexts, embeddings, formulas
 from sdtune.formats.consumers.adapters import find_algorithm, keys_of, note_layer, weight_change
 from sdtune.formats.consumers.checkpoints import read_checkpoint
@@ -170,7 +172,7 @@ def _converted_text(second: str, number: str, rest: str, *, is_sd2: bool) -> str
 def _decompose(weight: Tensor, merged: Tensor, magnitudes: Tensor) -> Tensor:
     """Take lengths of input columns, whatever the magnitudes are of."""
     others = tuple(dim for dim in range(merged.dim()) if dim != 1)
-    return merged * (magnitudes / merged.norm(dim=others, keepdim=True))
+    return merged * (magnitudes / torch.linalg.vector_norm(merged, dim=others, keepdim=True))
 
 
 def _gains(weight: Tensor, group: Group) -> Tensor:

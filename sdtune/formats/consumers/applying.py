@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from sdtune.formats.consumers.reading import Reading, Use
     from sdtune.models.base import DiffusionModel, Part
 
-_COMPONENTS = ("text_encoder", "text_encoder_2")
-
 
 def view_of(model: DiffusionModel) -> BaseView:
     """Describe a base model by its loaded parts."""
@@ -37,26 +35,17 @@ def view_of(model: DiffusionModel) -> BaseView:
 
 
 def named_layers(model: DiffusionModel) -> Iterator[tuple[str, nn.Module]]:
-    """Name the modules of the loaded parts, text encoders in the `text_model.` form of every file."""
+    """Name the modules of the loaded parts as `Use.target` does."""
     parts: tuple[Part, ...] = ("unet", "vae", "text_encoder")
     for part in parts:
-        if not model.is_loaded(part):
-            continue
-        for component, root in roots(part, model.part(part)):
-            for name, module in root.named_modules():
-                yield f"{component}.{_file_name(component, name)}", module
+        if model.is_loaded(part):
+            yield from model.layers(part)
 
 
-def roots(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Give the modules of a part that is one, or of the text part of SDXL, that is two."""
-    children = dict(module.named_children())
-    found = [name for name in _COMPONENTS if name in children]
-    yield from ((name, children[name]) for name in found) if part == "text_encoder" and found else ((part, module),)
-
-
-def _file_name(component: str, name: str) -> str:
-    is_text = component in _COMPONENTS and name and not name.startswith(("text_model", "text_projection"))
-    return f"text_model.{name}" if is_text else name
+def text_encoders(model: DiffusionModel) -> dict[str, nn.Module]:
+    """Give the text encoders by diffusers' names; SDXL has two in its one part."""
+    module = model.part("text_encoder")
+    return dict(module.items()) if isinstance(module, nn.ModuleDict) else {"text_encoder": module}
 
 
 @contextmanager

@@ -41,9 +41,7 @@ _OLD_DROPOUT = 0.3
 def read_networks(content: Mapping[Any, Any], view: BaseView, build: Builder) -> Reading:
     """Build the networks of a file; those for contexts the model has not are passed over."""
     reading = Reading()
-    widths = {
-        view.shapes[f"unet.{layer}.weight"][1] for layer in view.of("unet") if layer.endswith((".to_k", ".to_v"))
-    }
+    widths = {view.shapes[f"unet.{layer}.weight"][1] for layer in view.of("unet") if layer.endswith((".to_k", ".to_v"))}
     found: dict[int, tuple[nn.Module, nn.Module]] = {}
     for width in (key for key in content if isinstance(key, int)):
         keys = [f"{width}.{side}.{name}" for side, state in zip("kv", content[width], strict=False) for name in state]

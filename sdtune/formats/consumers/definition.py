@@ -45,7 +45,5 @@ def read_adapters(file: File, view: BaseView) -> Reading:
         if target is None or algorithm is None:
             reading.skip(keys_of(layer, group), "no layer has this name" if target is None else "no known algorithm")
         else:
-            note_layer(
-                reading, layer, group, target, algorithm, change=weight_change(algorithm, group), view=view
-            )
+            note_layer(reading, layer, group, target, algorithm, change=weight_change(algorithm, group), view=view)
     return reading

@@ -16,7 +16,7 @@ import torch
 
 from sdtune.errors import ModelError
 from sdtune.formats.consumers.adapters import ALGORITHMS, DORA, LOW_RANK, find_algorithm, keys_of
-from sdtune.formats.consumers.applying import named_layers, roots
+from sdtune.formats.consumers.applying import named_layers, text_encoders
 from sdtune.formats.consumers.embeddings import take_vectors, tensors_in, widths
 from sdtune.formats.consumers.reading import BaseView, File, Reading, Use, unpickle
 
@@ -110,7 +110,7 @@ def _pipeline(family: str, model: DiffusionModel) -> Any:
     import diffusers
 
     parts: dict[str, Any] = {"unet": model.part("unet"), "vae": None, "scheduler": None, "tokenizer": None}
-    parts |= dict(roots("text_encoder", model.part("text_encoder")))
+    parts |= text_encoders(model)
     if family == "sdxl":
         return diffusers.StableDiffusionXLPipeline(**parts, tokenizer_2=None, add_watermarker=False)
     pipeline = diffusers.StableDiffusionPipeline
@@ -216,7 +216,9 @@ def _converters(view: BaseView, model: DiffusionModel) -> dict[str, Any]:
 def _open_clip(*, checkpoint: dict[str, Tensor], prefix: str, model: DiffusionModel, at: str) -> dict[str, Tensor]:
     from diffusers.loaders import single_file_utils as utils
 
-    converted: dict[str, Tensor] = utils.convert_open_clip_checkpoint(dict(roots("text_encoder", model.part("text_encoder")))[at], checkpoint, prefix=prefix)
+    converted: dict[str, Tensor] = utils.convert_open_clip_checkpoint(
+        text_encoders(model)[at], checkpoint, prefix=prefix
+    )
     return converted
 
 

@@ -108,4 +108,4 @@ def decomposed(merged: Tensor, magnitudes: Tensor) -> Tensor:
     is_output = magnitudes.numel() == magnitudes.shape[0] == merged.shape[0]
     axis = 0 if is_output else 1
     others = tuple(dim for dim in range(merged.dim()) if dim != axis)
-    return merged * (magnitudes.float() / merged.norm(dim=others, keepdim=True))
+    return merged * (magnitudes.float() / torch.linalg.vector_norm(merged, dim=others, keepdim=True))

@@ -13,5 +13,10 @@ CONSUMERS: Mapping[str, Reader] = {
     "kohya": kohya.read,
     "diffusers": diffusers.read,
 }
-TITLES: Mapping[str, str] = {"a1111": "A1111", "comfyui": "ComfyUI", "kohya": "kohya (sd-scripts)", "diffusers": "diffusers"}
+TITLES: Mapping[str, str] = {
+    "a1111": "A1111",
+    "comfyui": "ComfyUI",
+    "kohya": "kohya (sd-scripts)",
+    "diffusers": "diffusers",
+}
 DEFINITION: Reader = definition.read
