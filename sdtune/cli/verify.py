@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "consumers",
     multiple=True,
     type=click.Choice(get_args(Consumer)),
-    help="A program the file must work in; may be given several times. Without it: all, as far as they know such files.",
+    help="A program the file must work in; several are allowed. Without it: all that know such files.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context

@@ -21,7 +21,8 @@ def train(plugins: Iterable[object] | Registry, *overrides: str, stop_after: int
 
     Args:
         plugins: Plugin modules that bring the method, or a registry.
-        overrides: Options, on top of `output.certify=false`; `method`, `model.path`, `data.path`, `output.dir` and a length at least.
+        overrides: Options; `method`, `model.path`, `data.path`, `output.dir` and a length at least. Files are not read
+            back as other programs do unless `output.certify=true` is among them.
         stop_after: Stop after this many steps.
 
     Raises:

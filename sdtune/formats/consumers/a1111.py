@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's webui 1.10.1: `extensions-builtin/Lora`, `modules/textual_inversion`, `modules/safe.py`, `sd_models.py`.
+"""AUTOMATIC1111's webui 1.10.1: `extensions-builtin/Lora`, `modules/textual_inversion`, `safe.py`, `sd_models.py`.
 
 What it passes over it passes over silently.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -55,10 +55,10 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
             return contexts.read_networks(content, view, contexts.webui_network)
 
 
-def _load(file: File) -> tuple[Mapping[object, object], str]:
+def _load(file: File) -> tuple[Mapping[Any, Any], str]:
     if not file.is_pickled:
         return dict(file.tensors), ""
-    from sdtune.testing.webui import load_like_webui
+    from sdtune.formats.consumers.pickles import load_like_webui
 
     try:
         content = load_like_webui(file.path)
@@ -172,7 +172,8 @@ def _converted_text(second: str, number: str, rest: str, *, is_sd2: bool) -> str
 def _decompose(weight: Tensor, merged: Tensor, magnitudes: Tensor) -> Tensor:
     """Take lengths of input columns, whatever the magnitudes are of."""
     others = tuple(dim for dim in range(merged.dim()) if dim != 1)
-    return merged * (magnitudes / torch.linalg.vector_norm(merged, dim=others, keepdim=True))
+    lengths: Tensor = torch.linalg.vector_norm(merged, dim=others, keepdim=True)
+    return merged * (magnitudes / lengths)
 
 
 def _gains(weight: Tensor, group: Group) -> Tensor:

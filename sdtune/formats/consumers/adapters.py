@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdtune.formats.consumers import formulas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
-    from sdtune.formats.consumers.reading import BaseView, Change, File, Group, Reading
+    from sdtune.formats.consumers.reading import BaseView, Change, Group, Reading
 
 ALPHA, DORA = "alpha", "dora_scale"
 LORA = ("lora_up.weight", "lora_down.weight")
+
+
+def unscaled(group: Group) -> None:
+    """Give no rank: there is no scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,7 @@ class Algorithm:
     needs: Callable[[Group], bool]
     names: frozenset[str]
     delta: Callable[[Tensor, Group], Tensor]
-    rank: Callable[[Group], int | None] = staticmethod(lambda group: None)
+    rank: Callable[[Group], int | None] = unscaled
     bias: str = ""
 
 
@@ -178,13 +181,14 @@ def note_layer(
 
 
 def kohya_names(view: BaseView) -> dict[str, str]:
-    """Map the names every kohya-style file has for the layers of a family, to the layers."""
+    """Map the names kohya-style files have for layers, to the layers; both CompVis's and diffusers' in SDXL's UNet."""
     from sdtune.formats.consumers.ldm import unet_layers
 
     names: dict[str, str] = {}
     ldm = unet_layers(view.of("unet")) if view.family == "sdxl" else {}
     for layer in view.of("unet"):
-        names[f"lora_unet_{ldm.get(layer, layer).replace('.', '_')}"] = f"unet.{layer}"
+        for name in (layer, ldm.get(layer, layer)):
+            names[f"lora_unet_{name.replace('.', '_')}"] = f"unet.{layer}"
     for part, prefix in text_prefixes(view.family).items():
         for layer in view.of(part):
             names[f"{prefix}_{layer.replace('.', '_')}"] = f"{part}.{layer}"
@@ -196,8 +200,3 @@ def text_prefixes(family: str) -> Mapping[str, str]:
     if family == "sdxl":
         return {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
     return {"text_encoder": "lora_te"}
-
-
-def is_adapter(file: File) -> bool:
-    """Tell whether a file holds layers' changes."""
-    return file.kind == "lora"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sdtune.formats.consumers.reading import BaseView
+from sdtune.formats.consumers.reading import BaseView, first_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -101,7 +101,7 @@ class _Swap:
             try:
                 changed = use.change(weight.detach().float())
             except (RuntimeError, ValueError, KeyError, IndexError) as error:
-                reading.skip(use.keys, f"it cannot be applied: {next(iter(str(error).splitlines()), '')}")
+                reading.skip(use.keys, f"it cannot be applied: {first_lines(error)}")
                 continue
             self._kept.setdefault(leaf, weight)
             setattr(layer, leaf, nn.Parameter(changed.to(weight.dtype), requires_grad=False))
@@ -117,7 +117,7 @@ def _hook_contexts(layers: dict[str, nn.Module], reading: Reading) -> Iterator[A
     for path, layer in layers.items():
         side = {"to_k": 0, "to_v": 1}.get(path.rpartition(".")[2])
         width = layer.in_features if isinstance(layer, nn.Linear) else None
-        if path.startswith("unet.") and side is not None and width in reading.contexts:
+        if path.startswith("unet.") and side is not None and width is not None and width in reading.contexts:
             network = reading.contexts[width][side].to(layer.get_parameter("weight").device)
             yield layer.register_forward_pre_hook(_adding(network))
 

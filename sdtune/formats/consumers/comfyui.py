@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sdtune.models.base import DiffusionModel
 
 _FEWEST = 5  # keys under the UNet's prefix, more of which make a checkpoint
-_TEXT = tuple(f"self_attn.{side}_proj" for side in ("q", "k", "v", "out")) + ("mlp.fc1", "mlp.fc2")
+_TEXT = (*tuple(f"self_attn.{side}_proj" for side in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
 
 
 def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
@@ -53,7 +53,9 @@ def _read_loaded(file: File, view: BaseView) -> Reading:
 def _read_embedding(file: File, view: BaseView, content: Mapping[Any, Any]) -> Reading:
     """Take, for each text encoder, the tensor of its name, or else the first there is."""
     reading, values = Reading(), embeddings.tensors_in(content)
-    vectors = {name: values.get(name, next(iter(values.values()), None)) for name in embeddings.widths(view)}
+    vectors: dict[str, Any] = {
+        name: values.get(name, next(iter(values.values()), None)) for name in embeddings.widths(view)
+    }
     if not all(isinstance(tensor, Tensor) for tensor in vectors.values()):
         return Reading(refused="its first entry is no tensor")
     used = {key: value for key, value in values.items() if any(value is tensor for tensor in vectors.values())}
@@ -131,9 +133,10 @@ def _rotate(weight: Tensor, group: Group) -> Tensor:
     if is_butterfly and "alpha" not in group:
         raise ValueError("a butterfly without alpha fails")
     limit = float(group["alpha"]) if "alpha" in group else 0.0
-    turned = formulas.rotated(weight, formulas.rotations(blocks, limit))
-    gain = group["rescale"].float() if is_butterfly and "rescale" in group else 1.0
-    return gain * turned - weight
+    turned: Tensor = formulas.rotated(weight, formulas.rotations(blocks, limit))
+    if is_butterfly and "rescale" in group:
+        turned = group["rescale"].float() * turned
+    return turned - weight
 
 
 _ALGORITHMS = (

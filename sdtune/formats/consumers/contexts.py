@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sdtune.formats.consumers.reading import Reading, plural
+from sdtune.formats.consumers.reading import Reading, first_lines, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def read_networks(content: Mapping[Any, Any], view: BaseView, build: Builder) ->
         try:
             first, second = (build(width, content, state).eval() for state in content[width])
         except (RuntimeError, KeyError, ValueError, IndexError) as error:
-            reading.refused = f"width {width}: {next(iter(str(error).splitlines()), '')}"
+            reading.refused = f"width {width}: {first_lines(error)}"
             return reading
         found[width] = (first, second)
         reading.used |= set(keys)

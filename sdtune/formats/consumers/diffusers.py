@@ -18,7 +18,7 @@ from sdtune.errors import ModelError
 from sdtune.formats.consumers.adapters import ALGORITHMS, DORA, LOW_RANK, find_algorithm, keys_of
 from sdtune.formats.consumers.applying import named_layers, text_encoders
 from sdtune.formats.consumers.embeddings import take_vectors, tensors_in, widths
-from sdtune.formats.consumers.reading import BaseView, File, Reading, Use, unpickle
+from sdtune.formats.consumers.reading import BaseView, File, Reading, Use, first_lines, unpickle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,7 +59,7 @@ def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading
         with _quiet():
             pipeline.load_lora_weights(dict(file.tensors), adapter_name=_ADAPTER)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
-        reading.refused = next(iter(str(error).splitlines()), type(error).__name__)
+        reading.refused = first_lines(error)
         return reading
     else:
         reading.uses = list(_adapted(model))
@@ -134,7 +134,7 @@ def _read_embedding(file: File, view: BaseView, model: DiffusionModel) -> Readin
         try:
             vectors[encoder] = _load_vectors(given, width, file.path.stem, model)
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            reading.refused = next(iter(str(error).splitlines()), type(error).__name__)
+            reading.refused = first_lines(error)
             return reading
     used = values if len(wanted) == 1 else {encoder: values[encoder] for encoder in wanted}
     reading.skip(map(str, values.keys() - used.keys()), "it is not loaded")
@@ -149,7 +149,8 @@ def _load_vectors(given: Any, width: int, word: str, model: DiffusionModel) -> T
     from sdtune.models.libraries import text_classes
 
     text_model, text_config = text_classes()
-    tokenizer = copy.deepcopy(model.tokenizer)
+    own: Any = model.tokenizer
+    tokenizer = copy.deepcopy(own)
     sizes = {"hidden_size": width, "intermediate_size": 1, "num_hidden_layers": 1, "num_attention_heads": 1}
     bare = text_model(text_config(vocab_size=len(tokenizer), **sizes))
     with _quiet():
@@ -158,7 +159,7 @@ def _load_vectors(given: Any, width: int, word: str, model: DiffusionModel) -> T
             **{"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
         )
         pipeline.load_textual_inversion(given, token=f"<{word}>")
-    added: Tensor = bare.get_input_embeddings().weight.detach()[len(model.tokenizer) :]
+    added: Tensor = bare.get_input_embeddings().weight.detach()[len(own) :]
     return added
 
 
@@ -171,7 +172,7 @@ def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Readi
             found = convert(checkpoint=dict(file.tensors))
             states |= {f"{component}.{_file_form(component, name)}": tensor for name, tensor in found.items()}
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
-        reading.refused = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        reading.refused = first_lines(error)
         return reading
     missing = [name for name in view.shapes if name not in states]
     wrong = [n for n, shape in view.shapes.items() if n in states and states[n].numel() != torch.Size(shape).numel()]

@@ -85,7 +85,8 @@ def rotations(blocks: Tensor, limit: float) -> Tensor:
     if limit > 0 and norm > limit:
         skew = skew * (limit / norm)
     eye = torch.eye(blocks.shape[-1], device=blocks.device)
-    return (eye + skew) @ torch.linalg.inv(eye - skew)
+    turns: Tensor = (eye + skew) @ torch.linalg.inv(eye - skew)
+    return turns
 
 
 def rotated(weight: Tensor, turns: Tensor) -> Tensor:
@@ -108,4 +109,5 @@ def decomposed(merged: Tensor, magnitudes: Tensor) -> Tensor:
     is_output = magnitudes.numel() == magnitudes.shape[0] == merged.shape[0]
     axis = 0 if is_output else 1
     others = tuple(dim for dim in range(merged.dim()) if dim != axis)
-    return merged * (magnitudes.float() / torch.linalg.vector_norm(merged, dim=others, keepdim=True))
+    lengths: Tensor = torch.linalg.vector_norm(merged, dim=others, keepdim=True)
+    return merged * (magnitudes.float() / lengths)

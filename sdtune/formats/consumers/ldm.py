@@ -6,12 +6,11 @@ tables this holds to account.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -25,6 +24,7 @@ _IN_RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+_ENDS = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
 _IN_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _IN_OPEN_CLIP = {
     "layer_norm1": "ln_1",
@@ -33,6 +33,11 @@ _IN_OPEN_CLIP = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    """Take a tensor as it is."""
+    return tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +52,7 @@ class Slot:
 
     key: str
     shape: tuple[int, ...]
-    pick: Callable[[Tensor], Tensor] = staticmethod(lambda tensor: tensor)
+    pick: Callable[[Tensor], Tensor] = as_it_is
 
 
 def unet_layers(layers: Iterable[str]) -> dict[str, str]:
@@ -60,16 +65,17 @@ def unet_layers(layers: Iterable[str]) -> dict[str, str]:
 
 def _unet_layer(parts: list[str], stride: int, attended: set[int]) -> str:
     match parts:
-        case ["conv_in"]:
-            return "input_blocks.0.0"
-        case ["conv_norm_out"]:
-            return "out.0"
-        case ["conv_out"]:
-            return "out.2"
+        case ["down_blocks" | "mid_block" | "up_blocks", *_]:
+            return _unet_block(parts, stride, attended)
         case ["time_embedding", linear]:
             return f"time_embed.{_even(linear)}"
         case ["add_embedding", linear]:
             return f"label_emb.0.{_even(linear)}"
+    return _ENDS[".".join(parts)]
+
+
+def _unet_block(parts: list[str], stride: int, attended: set[int]) -> str:
+    match parts:
         case ["down_blocks", i, "downsamplers", "0", "conv"]:
             return f"input_blocks.{stride * (int(i) + 1)}.0.op"
         case ["up_blocks", i, "upsamplers", "0", "conv"]:
@@ -77,12 +83,12 @@ def _unet_layer(parts: list[str], stride: int, attended: set[int]) -> str:
             return f"output_blocks.{stride * (int(i) + 1) - 1}.{place}.conv"
         case ["down_blocks", i, kind, j, *rest]:
             return f"input_blocks.{stride * int(i) + int(j) + 1}.{_member(kind, rest)}"
+        case ["up_blocks", i, kind, j, *rest]:
+            return f"output_blocks.{stride * int(i) + int(j)}.{_member(kind, rest)}"
         case ["mid_block", "attentions", _, *rest]:
             return f"middle_block.1.{'.'.join(rest)}"
         case ["mid_block", "resnets", j, *rest]:
             return f"middle_block.{2 * int(j)}.{_IN_RESNET['.'.join(rest)]}"
-        case ["up_blocks", i, kind, j, *rest]:
-            return f"output_blocks.{stride * int(i) + int(j)}.{_member(kind, rest)}"
     raise ValueError(f"no layer of a UNet: {'.'.join(parts)}")
 
 

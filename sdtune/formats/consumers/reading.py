@@ -196,6 +196,12 @@ def unpickle(path: Path) -> Mapping[object, object]:
     return content
 
 
+def first_lines(error: BaseException) -> str:
+    """Give an error's first line, and the next where the first ends with a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+
+
 def plural(count: int, what: str) -> str:
     """Spell a count."""
     return f"{count} {what}" + ("" if count == 1 else "s")

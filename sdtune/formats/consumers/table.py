@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from sdtune.formats.consumers import a1111, comfyui, definition, diffusers, kohya
-from sdtune.formats.consumers.reading import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sdtune.formats.consumers.reading import Reader
 
 CONSUMERS: Mapping[str, Reader] = {
     "a1111": a1111.read,
