@@ -46,9 +46,8 @@ def test_every_program_reads_a_good_model(family, whole, file):
     made = certify([file(tensors, "checkpoint")], base, PROBE, trained=None)
     made.raise_if_faulty()
     assert made.effect > 0.01
-    assert {row.consumer: row.error for row in made.rows} == dict.fromkeys(
-        ("a1111", "comfyui", "kohya", "diffusers"), 0
-    )
+    assert [row.consumer for row in made.rows] == ["a1111", "comfyui", "kohya", "diffusers"]
+    assert max(row.error for row in made.rows) < 1e-4  # diffusers' own are not contiguous, so sums run otherwise
     assert all(torch.equal(before[name], answer) for name, answer in ask(base, PROBE).items())
 
 
@@ -91,7 +90,7 @@ def test_wrong_order_in_a_fused_attention_shows_against_the_trained_model(family
     trained = certify([file(tensors, "checkpoint")], base, PROBE, trained=None)
     assert trained.faults() == []
     name = f"{OPEN[family]}transformer.resblocks.0.attn.in_proj_weight"
-    wrong = tensors | {name: torch.cat([part for part in tensors[name].chunk(3)][::-1])}
+    wrong = tensors | {name: torch.cat(tensors[name].chunk(3)[::-1])}
     assert answers_differ(base, file, tensors, wrong)
 
 

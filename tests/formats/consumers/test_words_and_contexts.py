@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from sdtune.export.certificate import certify
 from sdtune.export.pickled import encode_pickled
 from sdtune.export.probe import Probe
+from sdtune.formats.consumers.applying import view_of
+from sdtune.formats.consumers.embeddings import widths
 from sdtune.formats.consumers.reading import open_file
 
 PROBE = Probe(captions=("a photo of zwx", "a red circle"))
@@ -53,9 +55,11 @@ def test_every_program_reads_one_tensor(content, suffix, found):
 
 
 @pytest.mark.slow
-def test_every_program_reads_one_tensor_for_each_text_encoder(found):
-    content = {"clip_l": VECTORS, "clip_g": torch.randn(2, 128)}
-    assert found(content, "embedding", family="sdxl", suffix=".safetensors").keys() <= {"comfyui"}
+def test_every_program_reads_one_tensor_for_each_text_encoder(found, open_base):
+    wanted = widths(view_of(open_base("sdxl")))
+    content = {encoder: torch.randn(2, width) for encoder, width in wanted.items()}
+    assert content.keys() == {"clip_l", "clip_g"}
+    assert found(content, "embedding", family="sdxl", suffix=".safetensors") == {}
 
 
 def test_two_tensors_are_too_many(found):
