@@ -153,6 +153,8 @@ class DataOptions(Options):
     """Chance that a comma-separated tag behind `keep_tags` is left out at a visit."""
     caption_dropout: Fraction = 0.0
     """Share of visits with an empty caption."""
+    size_conditioning: Literal["real", "kohya"] = "real"
+    """The crop that SDXL is told of: the one that is made, or the one that kohya's scripts name, for like curves."""
     alpha_color: str = "white"
     """Colour under transparent pixels: a name or #rrggbb."""
     alpha_weight: bool = False

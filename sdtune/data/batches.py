@@ -11,6 +11,7 @@ from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipp
 from sdtune.data.masks import AlphaMasks
 from sdtune.data.pixels import load_pixels
 from sdtune.data.regularization import weight_at
+from sdtune.data.sizes import describe_size
 from sdtune.data.types import Batch
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sdtune.config.schema import DataOptions
     from sdtune.data.cache import LatentCache
     from sdtune.data.index import DataIndex
+    from sdtune.data.sizes import SizeNumbers
     from sdtune.data.types import BatchPlan, Placement, Subset, Visit
 
     CaptionHook = Callable[[str, Subset], Sequence[str]]
@@ -88,6 +90,7 @@ class BatchBuilder:
             std=posterior.std if posterior else None,
             weights=torch.tensor([weight_at(own, epoch, self._epochs) for own in subsets], dtype=torch.float32),
             size=plan.bucket,
+            sizes=torch.tensor([self._size_numbers(item) for item in items], dtype=torch.float32),
             is_regularization=tuple(own.is_regularization for own in subsets),
             mask=self._masks.get(items) if self._masks else None,
         )
@@ -127,6 +130,10 @@ class BatchBuilder:
 
     def _method_captions(self, text: str, subset: Subset) -> Sequence[str]:
         return (text,) if subset.is_regularization else self._hook(text, subset)
+
+    def _size_numbers(self, item: LatentItem) -> SizeNumbers:
+        rule = self._options.size_conditioning
+        return describe_size(item.record.size, item.placement, flipped=item.flipped, rule=rule)
 
     def _item(self, visit: Visit, epoch: int) -> LatentItem:
         return LatentItem(

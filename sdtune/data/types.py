@@ -119,6 +119,7 @@ class Batch:
         std: (B, 4, h, w) float32 standard deviation, scaled; None when latents are not cached.
         weights: (B,) float32 loss weights.
         size: Size of the bucket in px.
+        sizes: (B, 6) float32 original height and width, top and left of the crop, height and width of the bucket, px.
         is_regularization: For each sample, whether it shows the class and not the subject.
         mask: (B, 1, h, w) float32 weight over the picture, of mean 1; None where all of it counts alike.
     """
@@ -130,5 +131,6 @@ class Batch:
     std: Tensor | None
     weights: Tensor
     size: Size
+    sizes: Tensor
     is_regularization: tuple[bool, ...] = ()
     mask: Tensor | None = None

@@ -89,6 +89,7 @@ class Target:
         kind: `attention`: inside a transformer block, proj_in and proj_out included; `resnet`: inside a resnet;
             `sampler`: a down- or upsampler; `text`: attention and MLP of the text encoder.
         block: For block-wise options: `down_0`, `mid`, `up_3` in a UNet, `layer_11` in a text encoder.
+        is_idle: No answer depends on it: it lies behind the hidden state that is used.
     """
 
     path: str
@@ -96,6 +97,7 @@ class Target:
     part: Part
     kind: TargetKind
     block: str
+    is_idle: bool = False
 
 
 class DiffusionModel(nn.Module, ABC):
@@ -187,7 +189,8 @@ class DiffusionModel(nn.Module, ABC):
         Call it before anything is put into the part: the part is loaded anew where its dtype was another.
 
         Returns:
-            Stable name (as `Target.path`, with `.weight`, `.bias`, ...) to parameter, in a fixed order.
+            Stable name (as `Target.path`, with `.weight`, `.bias`, ...) to parameter, in a fixed order; without idle
+            ones, which no answer depends on.
         """
 
     @abstractmethod

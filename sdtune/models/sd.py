@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -170,10 +171,12 @@ class StableDiffusion(DiffusionModel):
             self.unload(part)
         if not self.is_loaded(part):
             self._build(part, torch.float32)
-        parameters = {}
+        parameters: dict[str, nn.Parameter] = {}
         for component, module, prefix in self._modules_of(part):
-            named = module.requires_grad_(True).named_parameters()
-            parameters.update({f"{component}.{prefix}{name}": parameter for name, parameter in named})
+            named = ((f"{component}.{prefix}{name}", parameter) for name, parameter in module.named_parameters())
+            parameters.update((path, parameter) for path, parameter in named if not self._is_idle(path))
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
         return parameters
 
     def _modules_of(self, part: Part) -> Iterator[tuple[Component, nn.Module, str]]:
@@ -207,7 +210,12 @@ class StableDiffusion(DiffusionModel):
         for part in parts:
             for component, module, prefix in self._modules_of(part):
                 layers = ((prefix + name, child) for name, child in module.named_modules() if name)
-                yield from list_targets(part, component, layers)
+                for target in list_targets(part, component, layers):
+                    yield replace(target, is_idle=self._is_idle(target.path))
+
+    def _is_idle(self, path: str) -> bool:
+        component, _, name = path.partition(".")
+        return any(text.is_idle(name) for text in self._texts if text.text.component == component)
 
     def layers(self, part: Part) -> Iterator[tuple[str, nn.Module]]:
         """See `DiffusionModel.layers`."""

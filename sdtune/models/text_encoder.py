@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdtune.errors import ModelError
+from sdtune.models.naming import count_numbers
 from sdtune.models.words import Words
 
 if TYPE_CHECKING:
@@ -37,8 +38,17 @@ class TextEncoder:
             )
         self.text = text
         self.words = Words()
+        self._used_layers = layers - (clip_skip - text.dropped_layers) + 1
         self._skipped = clip_skip - text.dropped_layers
         self._normalizes = family.normalizes_text
+
+    def is_idle(self, name: str) -> bool:
+        """Tell whether no answer depends on a module or weight (canonical name): it lies behind what is used."""
+        if self.text.is_pooled:
+            return False
+        if name.startswith("text_model.final_layer_norm"):
+            return not self._normalizes
+        return count_numbers([name], r"text_model\.encoder\.layers\.(\d+)\b") > self._used_layers
 
     def tokenize(self, tokenizer: Any, captions: Sequence[str]) -> Tensor:
         """Give token ids (B, 77): start mark, up to 75 tokens, end mark, padding."""

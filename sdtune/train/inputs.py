@@ -85,6 +85,7 @@ class InputSource:
             captions=batch.captions,
             cond=self._conditioning(batch.captions),
             weights=batch.weights.to(device),
+            sizes=batch.sizes.to(device),
             is_regularization=batch.is_regularization,
             mask=_move(batch.mask, device),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,6 +31,7 @@ class StepInputs:
         captions: B captions, encoded here when `cond` is None.
         cond: The captions' conditioning from the cache.
         weights: (B,) float32.
+        sizes: (B, 6) float32, see `Batch.sizes`; None: whole pictures of their own size.
         is_regularization: For each sample, whether it shows the class and not the subject; empty: none does.
         mask: (B, 1, h, w) float32 weight over the picture, or None.
     """
@@ -44,6 +45,7 @@ class StepInputs:
     captions: tuple[str, ...]
     cond: Conditioning | None
     weights: Tensor
+    sizes: Tensor | None = None
     is_regularization: tuple[bool, ...] = ()
     mask: Tensor | None = None
 
@@ -78,4 +80,5 @@ class TrainStep(nn.Module):
         return posterior.mean + posterior.std * inputs.posterior_noise
 
     def _conditioning(self, inputs: StepInputs) -> Conditioning:
-        return self.model.encode_prompt(inputs.captions) if inputs.cond is None else inputs.cond
+        cond = self.model.encode_prompt(inputs.captions) if inputs.cond is None else inputs.cond
+        return replace(cond, time_ids=inputs.sizes)
