@@ -57,19 +57,19 @@ def emphasize(hidden: Tensor, weights: Tensor) -> Tensor:
     return (after * factor[:, None, None]).to(hidden.dtype)
 
 
-def join_pieces(hidden: Tensor, pooled: Tensor | None, counts: Sequence[int]) -> Conditioning:
-    """Join the pieces of each caption along L.
+def join_pieces(answers: Sequence[Pieces]) -> Conditioning:
+    """Join the pieces of each caption along L, and the text encoders along D.
 
     Args:
-        hidden: (N, L, D) states of all pieces, caption by caption.
-        pooled: (N, P); a caption's is that of its first piece.
-        counts: Pieces of each of the B captions, N in all.
+        answers: Of each text encoder, for the same captions. The pooled text is that of a caption's first piece.
     """
-    sizes = list(counts)
-    texts = [None] * len(sizes) if pooled is None else [own[:1] for own in torch.split(pooled, sizes)]
+    counts = list(answers[0].counts)
+    hidden = torch.cat([answer.hidden for answer in answers], dim=-1)
+    pooled = next((answer.pooled for answer in answers if answer.pooled is not None), None)
+    texts = [None] * len(counts) if pooled is None else [own[:1] for own in torch.split(pooled, counts)]
     return join_conditionings(
         [
             Conditioning(hidden=own.flatten(0, 1)[None], pooled=text)
-            for own, text in zip(torch.split(hidden, sizes), texts, strict=True)
+            for own, text in zip(torch.split(hidden, counts), texts, strict=True)
         ]
     )

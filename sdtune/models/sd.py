@@ -182,9 +182,7 @@ class StableDiffusion(DiffusionModel):
         """See `DiffusionModel.encode_prompt`; what finds no room in the pieces allowed is cut off."""
         with self._computing("text_encoder"):
             answers = [self._encode(text, captions) for text in self._texts]
-        pooled = [answer.pooled for answer in answers if answer.pooled is not None]
-        hidden = torch.cat([answer.hidden for answer in answers], dim=-1)
-        return join_pieces(hidden, pooled[0] if pooled else None, answers[0].counts)
+        return join_pieces(answers)
 
     def _encode(self, text: TextEncoder, captions: Sequence[str]) -> Pieces:
         readings = [self._read(text, caption) for caption in captions]
@@ -329,7 +327,7 @@ class StableDiffusion(DiffusionModel):
         files: dict[str, Mapping[str, Tensor] | bytes] = {}
         for component in self._family.components:
             empty = build.build_empty(self._stored(component), self._family)
-            files |= snapshot.part_files(component, empty, _as_diffusers(component, self._weights(component)))
+            files |= snapshot.part_files(component, empty, self._weights(component))
         place = find_tokenizer(self.source.path, self.source.options.tokenizer)
         for text in self._family.texts:
             folder = snapshot.tokenizer_folder(text.component)
@@ -378,7 +376,7 @@ class StableDiffusion(DiffusionModel):
             return {name: stored.read(name) for name in stored.entries}
         module = self.get_submodule(component)
         prefix = build.module_prefix(module, component)
-        return {prefix + name: _unrounded(t, stored, prefix + name) for name, t in module.state_dict().items()}
+        return {prefix + name: stored.unround(prefix + name, t) for name, t in module.state_dict().items()}
 
 
 class StableDiffusion1(StableDiffusion):
@@ -400,18 +398,3 @@ class StableDiffusionXL(StableDiffusion):
 
     def __init__(self, source: ModelSource) -> None:
         super().__init__(source, SDXL)
-
-
-def _unrounded(tensor: Tensor, stored: StoredPart, name: str) -> Tensor:
-    """Give a weight as stored where what is held is that, in fewer bits."""
-    if tensor.dtype == torch.float32 or name not in stored.entries:
-        return tensor
-    whole = stored.read(name).reshape(tensor.shape)
-    return whole if torch.equal(whole.to(tensor.dtype), tensor.cpu()) else tensor
-
-
-def _as_diffusers(component: Component, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the VAE's attention weights diffusers' shape, that of a linear layer."""
-    if component != "vae":
-        return dict(weights)
-    return {name: t.flatten(1) if naming.is_vae_attention(name) else t for name, t in weights.items()}

@@ -64,6 +64,13 @@ class StoredPart:
         tensor = self.entries[name].read(name, dtype)
         return tensor.T.contiguous() if name in self.transposed else tensor
 
+    def unround(self, name: str, tensor: Tensor) -> Tensor:
+        """Give a weight that is held as it is stored, where it is that in fewer bits; else as it is."""
+        if tensor.itemsize == 4 or name not in self.entries:
+            return tensor
+        whole = self.read(name).reshape(tensor.shape)
+        return whole if whole.to(tensor.dtype).equal(tensor.cpu()) else tensor
+
     def read_extras(self) -> dict[str, Tensor]:
         """Read what nobody computes."""
         return {name: entry.read(name) for name, entry in self.extras.items()}

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sdtune.models.base import Conditioning, join_conditionings
-from sdtune.models.pieces import emphasize, join_pieces
+from sdtune.models.pieces import Pieces, emphasize, join_pieces
 
 
 def states(*shape, seed=0):
@@ -51,7 +51,7 @@ def test_emphasis_gives_gradients_of_its_own_function():
 
 def test_pieces_of_a_caption_are_joined_and_the_first_gives_the_pooled_text():
     hidden, pooled = states(4, 5, 3), states(4, 2, seed=1)
-    cond = join_pieces(hidden, pooled, [1, 3])
+    cond = join_pieces([Pieces(hidden=hidden, pooled=pooled, counts=(1, 3))])
     assert cond.hidden.shape == (2, 15, 3)
     assert torch.equal(cond.hidden[0, :5], hidden[0])
     assert not cond.hidden[0, 5:].any()
@@ -61,7 +61,7 @@ def test_pieces_of_a_caption_are_joined_and_the_first_gives_the_pooled_text():
 
 
 def test_pieces_of_equal_count_need_no_mask():
-    cond = join_pieces(states(4, 5, 3), None, [2, 2])
+    cond = join_pieces([Pieces(hidden=states(4, 5, 3), pooled=None, counts=(2, 2))])
     assert cond.mask is None
     assert cond.pooled is None
 
@@ -76,7 +76,7 @@ def test_conditionings_are_joined_whatever_came_joined(order):
 
 
 def test_a_mask_goes_to_the_device():
-    cond = join_pieces(states(3, 5, 3), None, [1, 2])
+    cond = join_pieces([Pieces(hidden=states(3, 5, 3), pooled=None, counts=(1, 2))])
     assert cond.to(torch.device("meta")).mask.device.type == "meta"
 
 
