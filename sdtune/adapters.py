@@ -80,12 +80,12 @@ class Adapter(Wrapper, ABC):
 
 
 def match_targets(targets: Iterable[Target], rules: Sequence[Rule]) -> list[tuple[Target, Rule | None]]:
-    """Pair every target with the last rule that matches it, or None.
+    """Pair every target that an answer depends on with the last rule that matches it, or None.
 
     Raises:
         ConfigError: A rule matches no target.
     """
-    targets = list(targets)
+    targets = [target for target in targets if not target.is_idle]
     paths = [target.path for target in targets]
     problems = Problems(ConfigError)
     for rule in rules:

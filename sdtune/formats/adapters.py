@@ -203,15 +203,29 @@ def common_algorithms(modules: Iterable[AdapterModule]) -> tuple[str, ...]:
 def find_rank(algorithm: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     """Give the rank by the rule the webuis read it by (formats of kohya and LyCORIS)."""
     if algorithm == "glora":
-        inner = shapes.get("b1.weight", (0, 0))[1]
-        return inner if shapes.get("b2.weight", (0,))[0] == inner else shapes["a1.weight"][0]
+        return _glora_rank(shapes)
     signs = {"lora": ("lora_down.weight",), "loha": ("hada_w1_b",), "lokr": ("lokr_w2_b", "lokr_w1_b")}
     for name in signs.get(algorithm, ()):
         if shapes.get(name):
             return shapes[name][0]
-    if algorithm in {"diag-oft", "boft"} and "oft_blocks" in shapes:
-        return shapes["oft_blocks"][-1]
-    return None
+    blocks = shapes.get("oft_blocks", ())
+    return blocks[-1] if algorithm in {"diag-oft", "boft"} and blocks else None
+
+
+def _glora_rank(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Give the side that all four factors share; the old layout has the letters a and b exchanged."""
+    factors = [shapes.get(name, ()) for name in ("a1.weight", "a2.weight", "b1.weight", "b2.weight")]
+    if any(len(shape) < 2 for shape in factors):
+        return None
+    return factors[2][1] if is_new_glora(shapes) else factors[0][0]
+
+
+def is_new_glora(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Tell LyCORIS' present layout of GLoRA (`a1` is (in, r)) from the old one (`a1` is (r, in)), as ComfyUI does."""
+    a1, a2, b1, b2 = (shapes.get(f"{name}.weight", ()) for name in ("a1", "a2", "b1", "b2"))
+    if min(map(len, (a1, a2, b1, b2))) < 2:
+        return True
+    return a1[1] == a2[0] == b1[1] == b2[0]
 
 
 def find_input_width(algorithm: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:

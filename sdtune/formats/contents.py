@@ -58,12 +58,13 @@ class Contents:
     _held: Mapping[str, Tensor] = field(default_factory=dict)
 
     def read(self, name: str) -> Tensor:
-        """Read a tensor as it is stored.
+        """Read a tensor as it is stored, whatever its numbers are: broken files are looked at here.
 
         Raises:
-            ModelError: The file became shorter, or the dtype is not read.
+            ModelError: The file became shorter.
+            KeyError: The dtype is not in `TORCH_NAMES`.
         """
-        return self._held[name] if name in self._held else self._entries[name].read(name)
+        return self._held[name] if name in self._held else _read_raw(self._entries[name])
 
     def read_values(self, name: str) -> list[float]:
         """Read a small tensor's elements, without torch where they lie in a row."""
@@ -195,7 +196,26 @@ def _dtype_name(tensor: Tensor) -> str:
     return f"{short[kind]}{name[len(kind) :]}" if kind in short else name.upper()
 
 
+TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+    "BOOL": "bool",
+}  # fmt: skip
 _CODES = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "U8": "B", "BOOL": "?"}
+
+
+def _read_raw(entry: Entry) -> Tensor:
+    import torch
+
+    dtype: torch.dtype = getattr(torch, TORCH_NAMES[entry.dtype])
+    size = entry.end - entry.start
+    with entry.path.open("rb") as file:
+        file.seek(entry.start)
+        data = bytearray(file.read(size))
+    if len(data) < size:
+        raise ModelError(f"{entry.path.name} ended early while being read", hint="download it again")
+    flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    return flat.reshape(entry.shape) if entry.strides is None else flat.as_strided(entry.shape, entry.strides)
 
 
 def _decode(data: bytes, dtype: str) -> list[float]:

@@ -123,7 +123,7 @@ def _as_text(contents: Contents) -> FileFacts:
     widths = {
         tensor.shape[-1]
         for name, tensor in contents.tensors.items()
-        if name.endswith(("token_embedding.weight", "token_embedding"))
+        if name.endswith(("token_embedding.weight", "token_embedding")) and len(tensor.shape) == 2
     }
     found: dict[frozenset[int], tuple[Family | None, str]] = {
         frozenset({768}): (None, "a text encoder 768 wide is SD1's, and the first of SDXL"),

@@ -164,7 +164,7 @@ def read_header(path: Path) -> TensorFile:
         return _parse(path)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f": {error.args[0]}" if type(error) is ValueError else ""
         raise ModelError(f"{path} holds no weights: its safetensors header cannot be read{reason}") from error
 
@@ -180,23 +180,24 @@ def check_is_file(path: Path) -> None:
 
 
 def is_pickled(start: bytes) -> bool:
-    """Tell by a file's first eight bytes whether `torch.save` or pickle wrote it."""
-    # a safetensors header stays below 2**32 bytes, so bytes 4 to 7 of a real one are zero
-    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:] != bytes(4))
+    """Tell by a file's first nine bytes whether `torch.save` or pickle wrote it."""
+    # 80 hex may be the length of a safetensors header too; that header begins with a brace
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
 def _parse(path: Path) -> TensorFile:
     total = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(9)
         _refuse_others(path, start)
-        length = int.from_bytes(start, "little")
+        length = int.from_bytes(start[:8], "little")
         if length > HEADER_LIMIT_BYTES:
             raise ModelError(f"{path} holds no weights: as safetensors, its header would have {length:,} bytes")
         if 8 + length > total:
             raise ModelError(f"{path} is cut short inside its header", hint=_AGAIN)
+        file.seek(8)
         header = json.loads(file.read(length), object_pairs_hook=_unique)
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = dict(header.pop("__metadata__", None) or {})
     entries = {check_name(name): _entry(path, value, 8 + length) for name, value in header.items()}
     _check_order(path, entries, 8 + length, total)
     return TensorFile(path=path, entries=entries, metadata={str(k): str(v) for k, v in metadata.items()})
@@ -263,5 +264,5 @@ def _refuse_others(path: Path, start: bytes) -> None:
         raise ModelError(f"{path} is cut short: {len(start)} bytes hold no model", hint=_AGAIN)
     if start.lstrip()[:1] == b"<":
         raise ModelError(f"{path} is a web page, not a model", hint="download the file itself")
-    if start == b"version ":
+    if start.startswith(b"version "):
         raise ModelError(f"{path} is a pointer of Git LFS, not the model itself", hint="run 'git lfs pull' there")

@@ -70,7 +70,7 @@ def weight_names(stem: str) -> Iterator[str]:
 def _starts_pickled(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return is_pickled(file.read(8))
+            return is_pickled(file.read(9))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdtune.testing.conformance import Check, list_method_checks, method_checks
+    from sdtune.testing.conformance import FAMILIES, Check, list_method_checks, method_checks
 
-__all__ = ["Check", "list_method_checks", "method_checks"]
+__all__ = ["FAMILIES", "Check", "list_method_checks", "method_checks"]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ class BitFit(Method):
         return "unet", "text_encoder"
 
     def attach(self, model, seed):
-        targets = [t for t in model.targets(self.parts()) if re.search(self.config.layers, t.path)]
+        targets = [t for t in model.targets(self.parts()) if re.search(self.config.layers, t.path) and not t.is_idle]
         self.layers = {t.path: Shifted(t.module) for t in targets if t.module.bias is not None}
         if not self.layers:
             raise ConfigError(f"bitfit.layers={self.config.layers!r} finds no layer with a bias")

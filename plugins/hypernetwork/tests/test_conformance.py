@@ -2,7 +2,7 @@ import pytest
 from torch import nn
 
 import sdtune_hypernetwork
-from sdtune.testing import method_checks
+from sdtune.testing import FAMILIES, method_checks
 from sdtune.testing.webui import load_like_webui
 
 
@@ -30,6 +30,7 @@ def _network(state):
 @method_checks(
     [sdtune_hypernetwork],
     "hypernetwork",
+    families=FAMILIES,
     options=["hypernetwork.activation=relu"],
     is_identity_at_start=False,
     reload=hook,

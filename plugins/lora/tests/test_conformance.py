@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 import sdtune_lora
-from sdtune.testing import method_checks
+from sdtune.testing import FAMILIES, method_checks
 
 
 def merge(model, path):
@@ -19,6 +19,8 @@ def merge(model, path):
 
 
 @pytest.mark.slow
-@method_checks([sdtune_lora], "lora", options=["lora.rank=4", "lora.alpha=2", "lora.conv_rank=2"], reload=merge)
+@method_checks(
+    [sdtune_lora], "lora", families=FAMILIES, options=["lora.rank=4", "lora.alpha=2", "lora.conv_rank=2"], reload=merge
+)
 def test_lora_is_a_good_method(check, tmp_path):
     check(tmp_path)

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 import sdtune_lycoris
-from sdtune.testing import method_checks
+from sdtune.testing import FAMILIES, method_checks
 
 PLUGINS = [sdtune_lycoris]
 DYLORA = ["dylora.rank=4", "dylora.unit=2", "dylora.alpha=2"]
@@ -35,7 +35,13 @@ def adding(delta):
 
 
 @pytest.mark.slow
-@method_checks(PLUGINS, "lycoris", options=["lycoris.algo=lokr", "lycoris.full_matrix=true"], reload=adding(kron))
+@method_checks(
+    PLUGINS,
+    "lycoris",
+    families=FAMILIES,
+    options=["lycoris.algo=lokr", "lycoris.full_matrix=true"],
+    reload=adding(kron),
+)
 def test_lycoris_is_a_good_method(check, tmp_path):
     check(tmp_path)
 
@@ -44,6 +50,7 @@ def test_lycoris_is_a_good_method(check, tmp_path):
 @method_checks(
     PLUGINS,
     "dylora",
+    families=FAMILIES,
     options=DYLORA,
     reload=adding(up_down),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +95,8 @@ def dora_axis(module: AdapterModule) -> str:
 
 
 def spread(values: Iterable[float | None]) -> dict[str, float] | None:
-    """Give the smallest, most frequent and largest of the numbers there are; None when there are none."""
-    numbers = Counter(_tidy(value) for value in values if value is not None)
+    """Give the smallest, most frequent and largest of the finite numbers; None when there are none."""
+    numbers = Counter(_tidy(value) for value in values if value is not None and math.isfinite(value))
     if not numbers:
         return None
     return {"min": min(numbers), "most": numbers.most_common(1)[0][0], "max": max(numbers)}

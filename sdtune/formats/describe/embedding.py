@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sdtune.formats.facts import FileFacts
 
 _PROGRAMS = ("A1111", "Forge", "ComfyUI", "sd-scripts", "diffusers")
-_MOST_VECTORS = 75  # tokens in a chunk of a prompt
+_MOST_VECTORS = 75  # tokens in a chunk of a prompt; more vectors are not measured
 
 
 def describe_embedding(facts: FileFacts) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def _describe_vectors(facts: FileFacts, encoder: str) -> dict[str, Any]:
     name = _tensor_name(facts, encoder)
     shape = facts.tensors[name].shape
     count, width = (1, shape[0]) if len(shape) == 1 else shape
-    values = facts.contents.read_values(name)
-    rows = [values[i * width : (i + 1) * width] for i in range(min(count, _MOST_VECTORS))] if values else []
+    values = facts.contents.read_values(name) if count <= _MOST_VECTORS else []
+    rows = [values[i * width : (i + 1) * width] for i in range(count)] if values else []
     norms = [math.sqrt(sum(value * value for value in row)) for row in rows]
     return {
         "vectors": count,

@@ -20,15 +20,14 @@ _NAI_SIZES = {320, 640, 768, 1280}
 def describe_hypernetwork(facts: FileFacts) -> dict[str, Any]:
     """Give the section `hypernetwork` of the document; a missing field reads as webui takes it."""
     plain: Mapping[Any, Any] = facts.contents.plain
-    dropout = plain.get("dropout_structure")
     return {
         "name": _text(plain.get("name")),
         "sizes": sorted(network_sizes(plain)),
-        "structure": list(plain.get("layer_structure") or (1, 2, 1)),
+        "structure": _numbers(plain.get("layer_structure")) or [1, 2, 1],
         "activation": _text(plain.get("activation_func")) or "linear",
         "activate_output": bool(plain.get("activate_output", True)),
         "layer_norm": bool(plain.get("is_layer_norm", False)),
-        "dropout": list(dropout) if isinstance(dropout, list | tuple) and any(dropout) else None,
+        "dropout": _numbers(plain.get("dropout_structure")) if any(_numbers(plain.get("dropout_structure"))) else None,
         "uses_dropout": bool(plain.get("use_dropout", False)),
         "missing_fields": [name for name in _EVERY_FIELD if name not in plain],
         "init": _text(plain.get("weight_initialization")),
@@ -72,7 +71,7 @@ def _scripts_obstacle(section: Mapping[str, Any]) -> tuple[str, str]:
 
 def _shapes_fit(facts: FileFacts, plain: Mapping[Any, Any]) -> bool:
     """Tell whether the linear layers have the sizes that the structure tells."""
-    structure = plain.get("layer_structure") or (1, 2, 1)
+    structure = _numbers(plain.get("layer_structure")) or [1, 2, 1]
     return all(
         _sides(facts, size, side)
         == [(int(size * structure[i + 1]), int(size * structure[i])) for i in range(len(structure) - 1)]
@@ -87,6 +86,10 @@ def _sides(facts: FileFacts, size: int, side: int) -> list[tuple[int, ...]]:
     layers = sorted((n for n in names if re.search(r"\.linear\d?\.(?:\d+\.)?weight$", n)), key=_number)
     shapes = [facts.tensors[name].shape for name in layers]
     return [shape for shape in shapes if len(shape) == 2]  # layer norms are 1-D
+
+
+def _numbers(value: object) -> list[float]:
+    return [item for item in value if isinstance(item, int | float)] if isinstance(value, list | tuple) else []
 
 
 def _number(name: str) -> int:

@@ -122,7 +122,7 @@ def _adapter_rows(adapter: Document) -> Iterator[Row]:
     yield "names", _DIALECTS[adapter["dialect"]]
     yield "factors", _factors(adapter)
     for part, found in adapter["parts"].items():
-        yield _PARTS.get(part, part), f"{found['modules']} layers in {_join_blocks(found['blocks'])}"
+        yield _PARTS.get(part, part), f"{count_of(found['modules'], 'layer')} ({_join_blocks(found['blocks'])})"
         same = _all_same(found["layers"], adapter)
         for layer, group in found["layers"].items():
             detail = "" if same else f", {_factors(group)}" if group["rank"] else ""

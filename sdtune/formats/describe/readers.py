@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from sdtune.formats.adapters import find_rank, split_modules
+from sdtune.formats.adapters import is_new_glora, split_modules
 from sdtune.formats.describe.adapter import dora_axis, read_alphas
 
 if TYPE_CHECKING:
@@ -143,11 +143,9 @@ def _main_form(module: AdapterModule, alpha: float | None) -> str:
 
 
 def _glora_form(module: AdapterModule, alpha: float | None) -> str:
-    shapes = {name: tensor.shape for name, tensor in module.tensors.items()}
-    rank = find_rank("glora", shapes)
-    if shapes.get("b2.weight", (0,))[0] == rank == shapes["a2.weight"][0]:
+    if is_new_glora({name: tensor.shape for name, tensor in module.tensors.items()}):
         return "glora"
-    return "glora (old)" if alpha in (None, rank) else "glora (old) with alpha"
+    return "glora (old)" if alpha in (None, module.rank) else "glora (old) with alpha"
 
 
 def _by_dialect(modules: Sequence[AdapterModule]) -> Iterator[Obstacle]:

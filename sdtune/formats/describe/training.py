@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import re
 from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -66,12 +66,9 @@ def _number(text: str) -> int | None:
 
 
 def _resolution(metadata: Mapping[str, str]) -> str:
-    """Give `WIDTHxHEIGHT` of kohya's `(512, 512)` or of ModelSpec."""
-    try:
-        size = ast.literal_eval(metadata.get("ss_resolution", ""))
-        return f"{int(size[0])}x{int(size[1])}" if isinstance(size, tuple) else f"{int(size)}x{int(size)}"
-    except (ValueError, SyntaxError, TypeError, IndexError, MemoryError, RecursionError):
-        return metadata.get("modelspec.resolution", "")
+    """Give `WIDTHxHEIGHT` of kohya's `(512, 512)` or `512`, or of ModelSpec."""
+    sides = re.findall(r"\d+", metadata.get("ss_resolution", ""))[:2]
+    return f"{sides[0]}x{sides[-1]}" if sides else metadata.get("modelspec.resolution", "")
 
 
 def _top_tags(text: str) -> list[dict[str, Any]]:

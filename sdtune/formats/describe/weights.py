@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from sdtune.formats.adapters import split_modules
+from sdtune.formats.contents import TORCH_NAMES
 from sdtune.formats.describe.adapter import read_alphas, read_scales
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def describe_weights(facts: FileFacts) -> dict[str, Any]:
     bad: dict[str, int] = {}
     largest, largest_name, zeros, unread = 0.0, "", 0, []
     for name, tensor in facts.tensors.items():
-        if tensor.dtype.startswith("F8"):
+        if tensor.dtype not in TORCH_NAMES:
             unread.append(name)
             continue
         values = facts.contents.read(name).float()
@@ -75,7 +76,7 @@ def change_norm(module: AdapterModule, facts: FileFacts, scale: float) -> float 
     tensors = {leaf: facts.contents.read(name).double() for leaf, name in module.names.items() if leaf != "alpha"}
     try:
         found = norm(tensors)
-    except (KeyError, RuntimeError):  # a factor is missing, or does not fit
+    except (KeyError, IndexError, RuntimeError):  # a factor is missing, or does not fit
         return None
     return found * abs(_applied_scale(module, scale))
 

@@ -9,5 +9,6 @@ Example:
 from __future__ import annotations
 
 from sdtune.testing.conformance.kit import Check, list_method_checks, method_checks
+from sdtune.testing.conformance.subject import FAMILIES
 
-__all__ = ["Check", "list_method_checks", "method_checks"]
+__all__ = ["FAMILIES", "Check", "list_method_checks", "method_checks"]

@@ -21,7 +21,7 @@ from sdtune.models.open import open_model
 from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train
-from sdtune.testing.tiny import tiny_sd1
+from sdtune.testing.tiny import tiny_sd1, tiny_sd2, tiny_sdxl
 from sdtune.train.checkpoint import Checkpoint, load_checkpoint
 from sdtune.train.folder import RunFolder
 from sdtune.train.observers import Observer
@@ -44,7 +44,11 @@ CAPTION = "a photo of a zwx toy"
 WIDTH_PX, HEIGHT_PX = 128, 64
 CLOCKS = ("seconds", "time")
 # Norms have 32 groups: of two channels, as a group of one takes every shift back and what shifts would not learn.
-FAMILIES: Mapping[str, Callable[[Path], Path]] = {"sd1": partial(tiny_sd1, block_out_channels=(64, 64, 64, 64))}
+FAMILIES: Mapping[str, Callable[[Path], Path]] = {
+    "sd1": partial(tiny_sd1, block_out_channels=(64, 64, 64, 64)),
+    "sd2": tiny_sd2,
+    "sdxl": partial(tiny_sdxl, depths=(0, 1, 2)),  # true depths take three times as long and show nothing else
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
