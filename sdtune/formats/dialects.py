@@ -40,14 +40,23 @@ def convert_lora(request: Request) -> Conversion:
         ModelError: It holds layers that have no form in the other dialect.
     """
     dialect = _choose_dialect(request)
-    if dialect == request.source.dialect and dialect != "diffusers" and request.second is None:
+    if _stays(request, dialect):
         return _cast_only(request)
     family = request.family or request.source.family
     layers = [layer for facts in _sources(request) for layer in read_layers(facts, family)]
     if not layers:
         raise ModelError("it holds no layers", where=str(request.source.path))
+    path, count = Counter(layer.path for layer in layers).most_common(1)[0]
+    if count > 1:
+        raise ModelError(f"it holds {path} {count} times, under different names", where=str(request.source.path))
     outputs = [_cast(output, request.dtype) for output in _outputs(request, dialect, layers)]
     return Conversion(outputs=outputs, lines=tuple(_tell(request, dialect, layers)))
+
+
+def _stays(request: Request, dialect: Dialect) -> bool:
+    """Tell whether names stay as they are; a LoRA with `--to webui` gets the names that every reader knows."""
+    is_same = dialect == request.source.dialect and request.second is None
+    return is_same and (request.to is None or request.source.kind == "lycoris")
 
 
 def _cast(output: TensorsOutput, dtype: Precision | None) -> TensorsOutput:

@@ -81,6 +81,12 @@ def test_what_is_no_part_of_the_model_is_left_out_and_told(tmp_path, paths):
     assert differences(tmp_path / "new.safetensors", paths["sd1"]) == []
 
 
+def test_a_ckpt_becomes_the_same_single_file(tmp_path, paths):
+    torch.save({"state_dict": load_file(paths["sd1"]), "global_step": 5}, tmp_path / "m.ckpt")
+    run(tmp_path / "m.ckpt", tmp_path / "new.safetensors")
+    assert differences(tmp_path / "new.safetensors", paths["sd1"]) == []
+
+
 def test_a_dtype_casts_every_tensor(tmp_path, paths):
     lines = run(paths["sdxl"], tmp_path / "new.safetensors", dtype="bf16")
     assert {t.dtype for t in load_file(tmp_path / "new.safetensors").values()} == {torch.bfloat16}

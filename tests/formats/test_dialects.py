@@ -11,6 +11,7 @@ from sdtune.errors import ConfigError, ModelError
 from sdtune.export.writer import write_tensors
 from sdtune.formats.convert import convert
 from sdtune.formats.hcp import whole_alpha
+from sdtune.formats.layer_names import kohya_key
 from sdtune.formats.outputs import Request
 from sdtune.formats.recognize import recognize
 from sdtune.testing.models import open_tiny
@@ -303,6 +304,29 @@ def test_metadata_that_cannot_be_read_is_told(tmp_path, text):
     save_file(tensors, tmp_path / "d.safetensors", metadata={"lora_adapter_metadata": text})
     with pytest.raises(ModelError, match="lora_adapter_metadata"):
         run(tmp_path / "d.safetensors", tmp_path / "k.safetensors", family="sd1")
+
+
+def test_sdxls_unet_gets_the_names_that_every_reader_knows(tmp_path, sources):
+    run(sources["sdxl"], tmp_path / "d.safetensors", to="diffusers", keeps_alpha=True)
+    tensors = load_file(sources["sdxl"])
+    paths = [
+        name.rpartition(".lora_")[0] for name in load_file(tmp_path / "d.safetensors") if name.endswith("A.weight")
+    ]
+    names = {kohya_key(path, "sdxl"): kohya_key(path, "sd1") for path in paths if path.startswith("unet.")}
+    keys = {name: name.partition(".") for name in tensors}
+    other = {f"{names.get(key, key)}.{leaf}": tensors[name] for name, (key, _, leaf) in keys.items()}
+    save_file(other, tmp_path / "other.safetensors")
+    run(tmp_path / "other.safetensors", tmp_path / "back.safetensors", to="webui", family="sdxl")
+    assert_same_file(tmp_path / "back.safetensors", sources["sdxl"])
+
+
+def test_a_layer_under_two_names_is_refused(tmp_path):
+    keys = ("lora_unet_middle_block_1_proj_in", "lora_unet_mid_block_attentions_0_proj_in")
+    factors = {"lora_down.weight": (2, 4), "lora_up.weight": (8, 2)}
+    tensors = {f"{key}.{leaf}": torch.ones(shape) for key in keys for leaf, shape in factors.items()}
+    save_file(tensors, tmp_path / "k.safetensors")
+    with pytest.raises(ModelError, match="2 times"):
+        run(tmp_path / "k.safetensors", tmp_path / "d.safetensors", to="diffusers")
 
 
 @pytest.mark.slow
