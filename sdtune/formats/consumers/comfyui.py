@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from sdtune.errors import ModelError
@@ -133,10 +134,9 @@ def _rotate(weight: Tensor, group: Group) -> Tensor:
     if is_butterfly and "alpha" not in group:
         raise ValueError("a butterfly without alpha fails")
     limit = float(group["alpha"]) if "alpha" in group else 0.0
-    turned: Tensor = formulas.rotated(weight, formulas.rotations(blocks, limit))
-    if is_butterfly and "rescale" in group:
-        turned = group["rescale"].float() * turned
-    return turned - weight
+    turned = formulas.rotated(weight, formulas.rotations(blocks, limit))
+    gain = group["rescale"].float() if is_butterfly and "rescale" in group else torch.ones(())
+    return torch.sub(gain * turned, weight)
 
 
 _ALGORITHMS = (
