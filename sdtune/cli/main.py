@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plan": ("sdtune.cli.train:plan", "Show what a training would do, and start nothing."),
     "demo": ("sdtune.cli.demo:demo", "Train on the small model that comes with sdtune."),
     "export": ("sdtune.cli.export:export", "Write a run's result where other programs look for it."),
+    "convert": ("sdtune.cli.convert:convert", "Bring an adapter, embedding or model into another program's form."),
+    "inspect": ("sdtune.cli.inspect:inspect", "Tell what a file is, and which programs read it."),
     "verify": ("sdtune.cli.verify:verify", "Read a file as other programs do, and tell what they make of it."),
     "config": ("sdtune.cli.config:config", "Write, show and check configurations."),
     "models": ("sdtune.cli.models:models", "List models, and find or fetch CLIP's tokenizer."),

@@ -23,11 +23,10 @@ _KEPT = 500
 def part_digest(stored: StoredPart) -> str:
     """Hash names, dtypes and bytes of a part (BLAKE2b-128, hex): the same in whichever file it lies.
 
-    The answer is remembered by the file's path, size, time and inode.
+    The answer is remembered by path, size, time and inode of the files it lies in.
     """
-    stat = stored.file.path.stat()
-    place = stored.file.path.resolve()
-    key = f"{stored.component}|{place}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    paths = {stored.file.path, *(entry.path for entry in stored.entries.values())}
+    key = "|".join([stored.component, *(_identity(path) for path in sorted(paths))])
     known = _read_known()
     if key not in known:
         known[key] = hash_part(stored)
@@ -35,18 +34,23 @@ def part_digest(stored: StoredPart) -> str:
     return known[key]
 
 
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+
+
 def hash_part(stored: StoredPart) -> str:
     """Hash a part by reading it."""
     digest = hashlib.blake2b(digest_size=16)
     buffer = memoryview(bytearray(_CHUNK_BYTES))
-    with stored.file.path.open("rb", buffering=0) as file:
-        for name in sorted(stored.entries):
-            entry = stored.entries[name]
-            # shapes stay out: a VAE's attention is 2-D in a folder and 4-D in a single file, and the same weights
-            digest.update(f"{name}\x1f{entry.dtype}\x1f".encode())
-            if name in stored.transposed:
-                digest.update(stored.read(name).reshape(-1).view(torch.uint8).numpy().data)
-                continue
+    for name in sorted(stored.entries):
+        entry = stored.entries[name]
+        # shapes stay out: a VAE's attention is 2-D in a folder and 4-D in a single file, and the same weights
+        digest.update(f"{name}\x1f{entry.dtype}\x1f".encode())
+        if name in stored.transposed or entry.strides is not None:
+            digest.update(stored.read(name).reshape(-1).view(torch.uint8).numpy().data)
+            continue
+        with entry.path.open("rb", buffering=0) as file:
             file.seek(entry.start)
             left = entry.end - entry.start
             while left and (count := file.readinto(buffer[: min(left, _CHUNK_BYTES)])):

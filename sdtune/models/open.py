@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.detect import FAMILY_TITLES, describe
+from sdtune.models.hub import find_on_hub, is_id
 from sdtune.models.storage import read_shapes
+from sdtune.models.weights import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +61,8 @@ def open_model(
 def resolve_path(path: str) -> Path:
     """Find the model: `demo` is the one inside the package; a model_index.json stands for its folder.
 
+    `owner/name` is looked for on the Hugging Face hub where no such folder is here.
+
     Raises:
         ModelError: There is nothing of that name.
     """
@@ -67,9 +71,11 @@ def resolve_path(path: str) -> Path:
     found = Path(path).expanduser()
     if found.name == "model_index.json":
         found = found.parent
-    if not found.exists():
-        raise ModelError(f"there is no model {path}", where="model.path", hint=f"give a file or folder, or '{DEMO}'")
-    return found
+    if found.exists():
+        return found
+    if is_id(path):
+        return find_on_hub(path)
+    raise ModelError(f"there is no model {path}", where="model.path", hint=f"give a file or folder, or '{DEMO}'")
 
 
 def demo_folder() -> Path:
@@ -87,23 +93,32 @@ def demo_folder() -> Path:
 def model_name(path: str) -> str:
     """Give a model's short name: no folders, no suffix."""
     resolved = Path(path)
-    return resolved.stem if resolved.suffix == ".safetensors" else resolved.name
+    return resolved.stem if resolved.suffix.lower() in WEIGHT_SUFFIXES else resolved.name
 
 
 def _family(name: str, path: Path, registry: Families) -> FamilySpec:
+    """Find the family by the names and shapes in the file, and refuse a setting that says otherwise."""
     families = registry.families()
-    if name != "auto":
-        if name not in families:
-            raise ConfigError(
-                f"model family {name!r} is not known", where="model.family", hint=f"one of: {', '.join(families)}"
-            )
-        return families[name]
+    if name not in ("auto", *families):
+        raise ConfigError(
+            f"model family {name!r} is not known", where="model.family", hint=f"one of: {', '.join(families)}"
+        )
     shapes = read_shapes(path)
     found = registry.detect_family(shapes, path)
     if found is None or found not in families:
-        title = f"{FAMILY_TITLES.get(found, found)} ({found})" if found else describe(shapes)
-        raise ModelError(f"{path.name} holds {title}", where=str(path), hint=f"trained are: {', '.join(families)}")
+        what = _title(found) if found else describe(shapes, is_folder=path.is_dir())
+        raise ModelError(f"{path.name} holds {what}", where=str(path), hint=f"trained are: {', '.join(families)}")
+    if name not in ("auto", found):
+        raise ModelError(
+            f"{path.name} holds {_title(found)}, but model.family is {name}",
+            where=str(path),
+            hint=f"leave model.family out, or set it to {found}",
+        )
     return families[found]
+
+
+def _title(family: str) -> str:
+    return f"{FAMILY_TITLES.get(family, family)} ({family})"
 
 
 def _import(factory: str) -> Any:

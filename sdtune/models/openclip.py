@@ -7,7 +7,7 @@ transpose of a linear layer's weight: it computes x @ P where transformers compu
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdtune.models.naming import Renaming
@@ -113,8 +113,6 @@ def is_transposed(name: str) -> bool:
 
 
 def _thirds(layer: int, leaf: str, entry: Entry) -> Iterator[tuple[str, Entry]]:
-    rows, size = entry.shape[0] // 3, (entry.end - entry.start) // 3
+    rows = entry.shape[0] // 3
     for i, letter in enumerate(_FUSED):
-        start = entry.start + i * size
-        third = replace(entry, shape=(rows, *entry.shape[1:]), start=start, end=start + size)
-        yield f"text_model.encoder.layers.{layer}.self_attn.{letter}_proj.{leaf}", third
+        yield f"text_model.encoder.layers.{layer}.self_attn.{letter}_proj.{leaf}", entry.rows(i * rows, rows)

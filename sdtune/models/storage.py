@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sdtune.errors import ModelError
 from sdtune.models import naming
 from sdtune.models.openclip import Layers, is_transposed
-from sdtune.models.tensors import Entry, TensorFile, read_header
+from sdtune.models.weights import find_weights, open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sdtune.models.architecture import SDFamily, TextFamily
     from sdtune.models.base import Component
+    from sdtune.models.tensors import Entry, TensorFile
 
 CONFIG_KEY = "sdtune.architecture"  # metadata of single files that sdtune writes: what shapes do not tell
 _WEIGHTS, _TEXT_WEIGHTS = "diffusion_pytorch_model", "model"
@@ -34,7 +35,7 @@ class StoredPart:
 
     Attributes:
         component: Which.
-        file: The file it is in.
+        file: The file it is in, or the index of several.
         entries: Canonical name to the place of its bytes, which may be a part of a stored tensor.
         transposed: Canonical names of matrices that are stored with rows and columns exchanged.
         config: Its architecture as far as it is stored; empty when only shapes tell.
@@ -59,13 +60,13 @@ class StoredPart:
         return shape[::-1] if name in self.transposed else shape
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """Read a tensor by its canonical name; see `TensorFile.read_entry`."""
-        tensor = self.file.read_entry(name, self.entries[name], dtype)
+        """Read a tensor by its canonical name; see `Entry.read`."""
+        tensor = self.entries[name].read(name, dtype)
         return tensor.T.contiguous() if name in self.transposed else tensor
 
     def read_extras(self) -> dict[str, Tensor]:
         """Read what nobody computes."""
-        return {name: self.file.read_entry(name, entry) for name, entry in self.extras.items()}
+        return {name: entry.read(name) for name, entry in self.extras.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +93,9 @@ def read_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
         ModelError: There is no model, or no readable one.
     """
     if not path.is_dir():
-        return read_header(path).shapes
+        return open_weights(path).shapes
     _check_folder(path)
-    return read_header(_weights_file(path / "unet", _WEIGHTS)).shapes
+    return open_weights(find_weights(path / "unet", _WEIGHTS)).shapes
 
 
 def open_storage(path: Path, family: SDFamily) -> StoredModel:
@@ -107,7 +108,7 @@ def open_storage(path: Path, family: SDFamily) -> StoredModel:
 
 
 def _open_file(path: Path, family: SDFamily) -> StoredModel:
-    file = read_header(path)
+    file = open_weights(path)
     configs = _stored_configs(file, family)
     components = {}
     for component in family.components:
@@ -213,7 +214,7 @@ def _check_folder(path: Path) -> None:
     if not (path / "unet").is_dir():
         raise ModelError(
             f"{path} is not a diffusers model: it has no folder 'unet'",
-            hint="give a .safetensors file or the folder with model_index.json",
+            hint="give a file with weights or the folder with model_index.json",
         )
 
 
@@ -224,36 +225,29 @@ def _open_folder(path: Path, family: SDFamily) -> StoredModel:
         path=path,
         shapes=components["unet"].shapes,
         components=components,
-        scheduler=_read_json(path / "scheduler" / "scheduler_config.json"),
+        scheduler=read_json(path / "scheduler" / "scheduler_config.json"),
     )
 
 
 def _folder_part(path: Path, component: Component, family: SDFamily) -> StoredPart:
     folder = path / component
     is_text = component not in naming.WEBUI_PREFIX
-    file = read_header(_weights_file(folder, _TEXT_WEIGHTS if is_text else _WEIGHTS))
+    file = open_weights(find_weights(folder, _TEXT_WEIGHTS if is_text else _WEIGHTS))
     entries = {}
     for name, entry in file.entries.items():
         if not is_text:
             entries[naming.modern_vae_name(name) if component == "vae" else name] = entry
         elif _is_text_weight(name) or (family.text(component).is_pooled and is_transposed(name)):
             entries[naming.text_name(name)] = entry
-    return StoredPart(component=component, file=file, entries=entries, config=_read_json(folder / "config.json"))
+    return StoredPart(component=component, file=file, entries=entries, config=read_json(folder / "config.json"))
 
 
-def _weights_file(folder: Path, stem: str) -> Path:
-    """Find the weights, full precision first."""
-    for variant in ("", ".fp32", ".fp16", ".bf16"):
-        if (file := folder / f"{stem}{variant}.safetensors").exists():
-            return file
-    found = sorted(file.name for file in folder.iterdir() if file.suffix in {".bin", ".safetensors", ".json"})
-    raise ModelError(
-        f"{folder} has no {stem}.safetensors; found: {', '.join(found) or 'nothing'}",
-        hint="save the model with safe_serialization=True, as one file a part",
-    )
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read a configuration; one that is not there is empty.
 
-
-def _read_json(path: Path) -> Mapping[str, Any]:
+    Raises:
+        ModelError: It cannot be read, or is no object.
+    """
     if not path.exists():
         return {}
     try:

@@ -57,11 +57,11 @@ def test_a_folder_without_a_model_is_told(tmp_path, open_path):
         open_path(tmp_path)
 
 
-def test_a_folder_of_pickles_is_told(tmp_path, open_path):
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(ModelError, match=r"found: diffusion_pytorch_model.bin"):
-        open_path(tmp_path)
+def test_a_family_that_the_file_is_not_of_is_refused(tiny_file, open_path):
+    with pytest.raises(
+        ModelError, match=r"tiny.safetensors holds Stable Diffusion 1 \(sd1\), but model.family is sdxl"
+    ):
+        open_path(tiny_file, family="sdxl")
 
 
 def test_a_path_that_is_not_there_is_told(tmp_path, open_path):
@@ -70,7 +70,8 @@ def test_a_path_that_is_not_there_is_told(tmp_path, open_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "name"), [("a/b.v1.safetensors", "b.v1"), ("a/folder-1.5", "folder-1.5"), ("demo", "demo")]
+    ("path", "name"),
+    [("a/b.v1.safetensors", "b.v1"), ("a/folder-1.5", "folder-1.5"), ("owner/m.v1.ckpt", "m.v1"), ("demo", "demo")],
 )
 def test_names_have_no_folder_and_no_suffix(path, name):
     assert model_name(path) == name

@@ -60,17 +60,21 @@ HEADER = b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.ckpt", b"PK\x03\x04" + bytes(30), "pickled file"),
+        ("m.safetensors", b"PK\x03\x04" + bytes(30), "pickled file"),
         ("m.safetensors", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P", "pickled file"),
-        ("m.pt", b"whatever it is", "pickled file"),
+        ("m.pt", b"whatever it is", "its header would have"),
         ("m.safetensors", b"", "cut short: 0 bytes"),
         ("m.safetensors", struct.pack("<Q", 500) + HEADER, "cut short inside its header"),
         ("m.safetensors", struct.pack("<Q", len(HEADER)) + HEADER + bytes(7), "cut short: 70 of 79 bytes"),
-        ("m.safetensors", struct.pack("<Q", 1 << 40), "not a .safetensors file: its header would have"),
-        ("m.safetensors", struct.pack("<Q", 4) + b"[1,2", "its header cannot be read"),
-        ("m.safetensors", struct.pack("<Q", 2) + b"[]", "its header cannot be read"),
-        ("m.safetensors", struct.pack("<Q", 10) + b'{"a":null}', "its header cannot be read"),
-        ("m.safetensors", struct.pack("<Q", len(HEADER)) + HEADER.replace(b"[4]", b"[5]") + bytes(16), "its header"),
+        ("m.safetensors", struct.pack("<Q", 1 << 40), "holds no weights: as safetensors, its header would have"),
+        ("m.safetensors", struct.pack("<Q", 4) + b"[1,2", "header cannot be read"),
+        ("m.safetensors", struct.pack("<Q", 2) + b"[]", "header cannot be read"),
+        ("m.safetensors", struct.pack("<Q", 10) + b'{"a":null}', "header cannot be read"),
+        (
+            "m.safetensors",
+            struct.pack("<Q", len(HEADER)) + HEADER.replace(b"[4]", b"[5]") + bytes(16),
+            "offsets do not fit a shape",
+        ),
     ],
 )
 def test_a_file_that_is_no_safetensors_is_told_in_one_line(tmp_path, name, content, message):
