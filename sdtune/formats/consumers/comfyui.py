@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from sdtune.errors import ModelError
@@ -109,7 +110,7 @@ def _names(view: BaseView) -> Iterator[tuple[str, str]]:
 def _decompose(weight: Tensor, merged: Tensor, magnitudes: Tensor) -> Tensor:
     """Divide by lengths of W's rows, not of those of W + dW, where the magnitudes are of rows."""
     if magnitudes.shape[0] == merged.shape[0]:
-        lengths = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
+        lengths: Tensor = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True)
         return merged * (magnitudes / lengths)
     return formulas.decomposed(merged, magnitudes)
 
@@ -133,10 +134,9 @@ def _rotate(weight: Tensor, group: Group) -> Tensor:
     if is_butterfly and "alpha" not in group:
         raise ValueError("a butterfly without alpha fails")
     limit = float(group["alpha"]) if "alpha" in group else 0.0
-    turned: Tensor = formulas.rotated(weight, formulas.rotations(blocks, limit))
-    if is_butterfly and "rescale" in group:
-        turned = group["rescale"].float() * turned
-    return turned - weight
+    turned = formulas.rotated(weight, formulas.rotations(blocks, limit))
+    gain = group["rescale"].float() if is_butterfly and "rescale" in group else 1.0
+    return gain * turned - weight
 
 
 _ALGORITHMS = (
