@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sdtune.export.artifact import AnyArtifact, Artifact, BytesArtifact, FolderArtifact, PickledArtifact
     from sdtune.export.pickled import encode_pickled
     from sdtune.export.writer import write_artifact, write_tensors
+    from sdtune.formats.card import encode_card
+    from sdtune.formats.embedding import Embedding, embedding_tensors, webui_checksum, webui_embedding
+    from sdtune.formats.embedding_files import read_embedding
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
     from sdtune.models.open import open_model
     from sdtune.train.info import RunInfo
@@ -34,6 +37,7 @@ _LAZY = {
     "BytesArtifact": "sdtune.export.artifact",
     "Conditioning": "sdtune.models.base",
     "DiffusionModel": "sdtune.models.base",
+    "Embedding": "sdtune.formats.embedding",
     "FolderArtifact": "sdtune.export.artifact",
     "ImageRecord": "sdtune.data.types",
     "Method": "sdtune.train.method",
@@ -53,8 +57,13 @@ _LAZY = {
     "detach_adapters": "sdtune.adapters",
     "match_targets": "sdtune.adapters",
     "merge_adapters": "sdtune.adapters",
+    "embedding_tensors": "sdtune.formats.embedding",
+    "encode_card": "sdtune.formats.card",
     "encode_pickled": "sdtune.export.pickled",
     "open_model": "sdtune.models.open",
+    "read_embedding": "sdtune.formats.embedding_files",
+    "webui_checksum": "sdtune.formats.embedding",
+    "webui_embedding": "sdtune.formats.embedding",
     "write_artifact": "sdtune.export.writer",
     "write_tensors": "sdtune.export.writer",
 }
@@ -68,6 +77,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DiffusionModel",
+    "Embedding",
     "FamilySpec",
     "FolderArtifact",
     "ImageRecord",
@@ -99,11 +109,16 @@ __all__ = [
     "derive_generator",
     "derive_seed",
     "detach_adapters",
+    "embedding_tensors",
+    "encode_card",
     "encode_pickled",
     "hookimpl",
     "match_targets",
     "merge_adapters",
     "open_model",
+    "read_embedding",
+    "webui_checksum",
+    "webui_embedding",
     "write_artifact",
     "write_tensors",
 ]

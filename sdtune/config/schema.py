@@ -28,6 +28,7 @@ def _check_size(value: str) -> str:
     return value.lower()
 
 
+Consumer = Literal["a1111", "comfyui", "kohya", "diffusers"]
 SamplerName = Literal["dpmpp_2m_karras", "euler_a", "ddim"]
 Size = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_size)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -354,6 +355,12 @@ class OutputOptions(Options):
     """Folder of ComfyUI: the same."""
     comment: str = ""
     """Written into the exported file's metadata."""
+    certify: bool = True
+    """After the last step, read the files back as other programs do, and compare the answers with the trained model's;
+    it opens the base model a second time for that. What is found stands in the file's metadata."""
+    consumers: tuple[Consumer, ...] = ()
+    """Programs the files must work in, of a1111, comfyui, kohya and diffusers: it is an error when one does not read
+    them as trained. Empty: all, but for what a program does not know by nature, such as an algorithm."""
 
 
 class LogOptions(Options):

@@ -8,7 +8,7 @@ import torch
 
 from sdtune.data.tensor_store import content_key
 from sdtune.errors import NumericsError, PlatformError
-from sdtune.models.base import Conditioning
+from sdtune.models.base import Conditioning, join_conditionings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,18 +26,16 @@ class TextCache:
 
     Args:
         store: Where entries are kept.
-        text_encoder_digest: Digest of the text encoder's weights.
-        clip_skip: Which hidden state is used.
-        dtype: Dtype the text encoder computes in.
+        text_digest: `DiffusionModel.text_digest`, which stands for everything an answer depends on but the caption.
     """
 
-    def __init__(self, store: TensorStore, *, text_encoder_digest: str, clip_skip: int, dtype: torch.dtype) -> None:
+    def __init__(self, store: TensorStore, text_digest: str) -> None:
         self._store = store
-        self._facts = ("text", text_encoder_digest, clip_skip, str(dtype))
+        self._text_digest = text_digest
 
     def key(self, caption: str) -> str:
         """Hash everything an entry depends on."""
-        return content_key(*self._facts, caption)
+        return content_key("text", self._text_digest, caption)
 
     def missing(self, captions: Iterable[str]) -> tuple[str, ...]:
         """List the distinct captions without a sound entry; when there are none, no text encoder is needed."""
@@ -62,22 +60,21 @@ class TextCache:
                 on_progress(done, len(captions))
 
     def get(self, captions: Sequence[str]) -> Conditioning:
-        """Give the conditioning of B captions; `time_ids` are never cached.
+        """Give the conditioning of B captions, masked where their lengths differ; `time_ids` are never cached.
 
         Raises:
             PlatformError: An entry is gone or damaged since `fill`.
         """
-        entries = [self._entry(caption) for caption in captions]
-        pooled = torch.stack([entry["pooled"] for entry in entries]) if "pooled" in entries[0] else None
-        return Conditioning(hidden=torch.stack([entry["hidden"] for entry in entries]), pooled=pooled)
+        return join_conditionings([self._entry(caption) for caption in captions])
 
-    def _entry(self, caption: str) -> dict[str, Tensor]:
+    def _entry(self, caption: str) -> Conditioning:
         entry = self._load(caption)
         if entry is None:
             raise PlatformError(
                 f"the cached text of {caption[:60]!r} is gone or damaged", hint="resume: it is encoded again"
             )
-        return entry
+        pooled = entry["pooled"][None] if "pooled" in entry else None
+        return Conditioning(hidden=entry["hidden"][None], pooled=pooled)
 
     def _load(self, caption: str) -> dict[str, Tensor] | None:
         entry = self._store.load(self.key(caption))

@@ -16,10 +16,11 @@ from sdtune.export.sidecar import encode_user_metadata, newest_picture
 from sdtune.files import copy_file, hash_file, write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 FileState = Literal["new", "same", "differs"]
 
+MODEL_CONFIG = ".yaml"  # beside a checkpoint: from it A1111 and Forge build the model
 _BAD_NAME = re.compile(r'[\x00-\x1f/\\:*?"<>|]')
 
 
@@ -92,11 +93,16 @@ def plan_delivery(run_dir: Path, *, to: UI, root: Path, name: str | None = None,
     _check_sources(facts)
     contents: dict[Path, Path | bytes] = {}
     usage = []
-    for source in facts.files:
+    sources = [source for source in facts.files if to == "webui" or source.suffix != MODEL_CONFIG]
+    for source in sources:
         stem = source.path.stem if name is None or source.path.stem != facts.name else name
         _check_name(stem)
         target = find_folder(to, source.kind, root, create=create) / f"{stem}{source.suffix}"
+        if source.suffix == MODEL_CONFIG:
+            contents |= {target: source.path}
+            continue
         _refuse_namesakes(to, source.kind, target)
+        _refuse_foreign_config(to, source, target, sources)
         contents |= {target: source.path, **dict(_sidecars(run_dir, source, target, to=to, facts=facts))}
         usage.append(describe_usage(to, source.kind, f"{stem}{source.suffix}", facts.trigger))
     files = tuple(
@@ -202,6 +208,17 @@ def _refuse_namesakes(to: UI, kind: ArtifactKind, target: Path) -> None:
     for path in find_namesakes(to, kind, target):
         problems.add(f"{path} has the same name, and {to} would take one for the other", hint="choose another --name")
     problems.raise_if_any()
+
+
+def _refuse_foreign_config(to: UI, source: _Source, target: Path, sources: Sequence[_Source]) -> None:
+    """Refuse to put a checkpoint where another's configuration lies, by which A1111 would build this one."""
+    config, own = target.with_suffix(MODEL_CONFIG), source.path.with_suffix(MODEL_CONFIG)
+    has_own = own in (other.path for other in sources)
+    if to == "webui" and source.kind == "checkpoint" and config.exists() and not has_own:
+        raise ConfigError(
+            f"{config} lies there, and {to} would take the model for what it says",
+            hint="choose another --name, or remove it",
+        )
 
 
 def _sidecars(

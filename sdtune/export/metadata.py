@@ -69,7 +69,6 @@ _ABSENT_OPTIONS = {
     "num_validation_images": 0,
     "random_crop": False,
     "scale_weight_norms": None,
-    "zero_terminal_snr": False,
 }
 
 
@@ -116,6 +115,7 @@ def _describe_model(artifact: Artifact, info: RunInfo) -> dict[str, Any]:
         "v2": info.family == "sd2",
         "sd_model_name": info.base_name,
         "clip_skip": info.clip_skip,
+        "zero_terminal_snr": info.zero_terminal_snr,
         **digest,
     }
 

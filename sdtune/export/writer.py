@@ -66,7 +66,7 @@ def write_artifact(
             write_bytes(path, artifact.content, overwrite=overwrite)
         case FolderArtifact():
             path = folder / artifact.stem
-            _write_folder(path, artifact, dtype, overwrite=overwrite)
+            write_folder(path, artifact.files, dtype=dtype, overwrite=overwrite)
     return path
 
 
@@ -92,18 +92,38 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
         file.writelines(iter_body(tensors))
 
 
-def _write_folder(path: Path, artifact: FolderArtifact, dtype: Precision, *, overwrite: bool) -> None:
+def write_folder(
+    path: Path,
+    files: Mapping[str, Mapping[str, Tensor] | bytes],
+    *,
+    dtype: Precision | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a folder.
+
+    Args:
+        path: The folder.
+        files: Path inside with `/` to tensors (a `.safetensors` file) or to bytes.
+        dtype: What floating tensors are cast to; None: as they are.
+        overwrite: Replace a folder of that name, with all that is in it.
+
+    Raises:
+        NumericsError: A tensor holds NaN or infinity, or a number too large for `dtype`.
+        ConfigError: The folder is there, and may not be replaced.
+        PlatformError: The folder cannot be written.
+    """
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} exists", hint="choose another name, or --overwrite")
     shutil.rmtree(path, ignore_errors=True)
     with writing_folder(path) as draft:
-        for name, content in artifact.files.items():
+        for name, content in files.items():
             target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 target.write_bytes(content)
             else:  # diffusers asks for the entry `format`
-                _write_tensors(target, dict(_cast_all(content, dtype, ())), {"format": "pt"}, overwrite=False)
+                tensors = content if dtype is None else dict(_cast_all(content, dtype, ()))
+                _write_tensors(target, tensors, {"format": "pt"}, overwrite=False)
 
 
 def _with_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:

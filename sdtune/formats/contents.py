@@ -157,28 +157,13 @@ def _read_configs(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _open_picture(path: Path) -> Contents:
-    """Open a picture with an embedding in its text chunk, as webui writes it (image_embedding.py)."""
-    import base64
+    """Open a picture with an embedding inside, as webui writes it."""
+    from sdtune.formats.card import read_card_content
 
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            text = picture.info.get("sd-ti-embedding")
-        content = _with_tensors(json.loads(base64.b64decode(text))) if text else None
-    except (Image.DecompressionBombError, OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", hint="download it again") from error
+    content = read_card_content(path)
     if not isinstance(content, dict):
-        raise ModelError(f"{path} is a picture without an embedding in its text", hint="give another file")
+        raise ModelError(f"{path} is a picture without an embedding inside", hint="give another file")
     return _held_contents(path, "picture", content, dict(_flatten(content)))
-
-
-def _with_tensors(value: Any) -> Any:
-    import torch
-
-    if isinstance(value, dict) and set(value) == {"TORCHTENSOR"}:
-        return torch.tensor(value["TORCHTENSOR"])
-    return {key: _with_tensors(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _held_contents(path: Path, form: Form, plain: Any, held: dict[str, Tensor]) -> Contents:

@@ -56,7 +56,10 @@ class SDFamily:
         clip_skip: Which hidden state it was trained with: 1 the last, 2 the one before.
         prediction: What the UNet predicts, unless the model says otherwise.
         native_px: Side it was trained at.
+        v_px: Side its v models were trained at, which say of themselves neither in names nor shapes what they are;
+            None: its makers gave no such models.
         scaling_factor: Of the latents, unless the model says otherwise.
+        vae_overflows: Its VAE gives numbers too large for float16.
     """
 
     name: str
@@ -67,7 +70,9 @@ class SDFamily:
     clip_skip: int = 1
     prediction: Prediction = "epsilon"
     native_px: int = 512
+    v_px: int | None = None
     scaling_factor: float = 0.18215
+    vae_overflows: bool = False
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -120,6 +125,7 @@ SD2 = SDFamily(
         ),
     ),
     clip_skip=2,
+    v_px=768,
 )
 SDXL = SDFamily(
     name="sdxl",
@@ -146,6 +152,7 @@ SDXL = SDFamily(
     clip_skip=2,
     native_px=1024,
     scaling_factor=0.13025,
+    vae_overflows=True,
 )
 FAMILIES: Mapping[str, SDFamily] = {family.name: family for family in (SD1, SD2, SDXL)}
 _HEAD_WIDTH = 64

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from sdtune.config.schema import ModelOptions
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import torch
     from torch import Tensor
 
     from sdtune.diffusion.schedule import NoiseSchedule
@@ -61,11 +62,13 @@ class Conditioning:
         pooled: (B, P) pooled text, or None where the family has none.
         time_ids: (B, 6) original height and width, top and left of the crop, height and width of the picture, px; None
             where the family is not told, and for whole pictures.
+        mask: (B, L) bool, false where a shorter caption is filled up; None where nothing is.
     """
 
     hidden: Tensor
     pooled: Tensor | None = None
     time_ids: Tensor | None = None
+    mask: Tensor | None = None
 
     def to(self, device: torch.device) -> Conditioning:
         """Give the same on a device."""
@@ -73,7 +76,33 @@ class Conditioning:
             hidden=self.hidden.to(device),
             pooled=None if self.pooled is None else self.pooled.to(device),
             time_ids=None if self.time_ids is None else self.time_ids.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
         )
+
+
+def join_conditionings(conditionings: Sequence[Conditioning]) -> Conditioning:
+    """Join along the batch; where lengths differ the shorter are filled up with zeros, and masked there."""
+    lengths = {cond.hidden.shape[1] for cond in conditionings}
+    longest = max(lengths)
+    is_masked = len(lengths) > 1 or any(cond.mask is not None for cond in conditionings)
+    return Conditioning(
+        hidden=torch.cat([pad(cond.hidden, (0, 0, 0, longest - cond.hidden.shape[1])) for cond in conditionings]),
+        pooled=_join([cond.pooled for cond in conditionings]),
+        time_ids=_join([cond.time_ids for cond in conditionings]),
+        mask=torch.cat([_mask(cond, longest) for cond in conditionings]) if is_masked else None,
+    )
+
+
+def _join(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    if len(present) not in (0, len(tensors)):
+        raise ValueError("some conditionings have pooled text or sizes, others have none")
+    return torch.cat(present) if present else None
+
+
+def _mask(cond: Conditioning, length: int) -> Tensor:
+    mask = cond.hidden.new_ones(cond.hidden.shape[:2], dtype=torch.bool) if cond.mask is None else cond.mask
+    return pad(mask, (0, length - mask.shape[1]), value=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +152,14 @@ class DiffusionModel(nn.Module, ABC):
     native_px: int
     clip_skip: int
 
+    def describe(self) -> str:
+        """Say in a few words what the model is and how that is known, for the plan."""
+        return f"{self.family}, {self.prediction}"
+
+    def notes(self) -> tuple[str, ...]:
+        """List what may surprise a user of the model, one line each."""
+        return ()
+
     @abstractmethod
     def load(self, part: Part) -> None:
         """Load a part tensor by tensor into the source's dtype, frozen and in eval mode; nothing if it is there.
@@ -146,6 +183,11 @@ class DiffusionModel(nn.Module, ABC):
         Two text encoders are an `nn.ModuleDict` by component.
         """
 
+    def dtype_of(self, part: Part) -> torch.dtype:
+        """Tell what a frozen part is computed in: the source's dtype, unless the part needs more digits or range."""
+        del part
+        return self.source.dtype
+
     @abstractmethod
     def part_digest(self, part: Part) -> str:
         """Hash a part's weights as stored (hex), without loading them; the key of caches."""
@@ -158,9 +200,18 @@ class DiffusionModel(nn.Module, ABC):
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Decode (B, 4, h, w) scaled latents to (B, 3, H, W) float32 pixels in [-1, 1]."""
 
+    @property
+    @abstractmethod
+    def text_digest(self) -> str:
+        """Hash everything `encode_prompt` depends on: weights, tokenizer, words, options, dtype; a key of caches."""
+
     @abstractmethod
     def count_tokens(self, caption: str) -> int:
-        """Count tokens of a caption, without the start and end marks."""
+        """Count tokens of a caption, without start and end marks; each vector of a word is one."""
+
+    @abstractmethod
+    def count_cut(self, caption: str) -> int:
+        """Count those of a caption's tokens that find no room in `ModelOptions.chunks` pieces."""
 
     @abstractmethod
     def encode_prompt(self, captions: Sequence[str]) -> Conditioning:
@@ -229,6 +280,10 @@ class DiffusionModel(nn.Module, ABC):
     @abstractmethod
     def webui_metadata(self) -> dict[str, str]:
         """Give what shapes do not tell about the architecture, to be written into a single file."""
+
+    def webui_sidecars(self) -> dict[str, bytes]:
+        """Give what must lie beside a single file of this model: suffix (`.yaml`) to content; mostly nothing."""
+        return {}
 
     @abstractmethod
     def diffusers_files(self) -> dict[str, Mapping[str, Tensor] | bytes]:

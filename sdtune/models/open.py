@@ -106,7 +106,7 @@ def _family(name: str, path: Path, registry: Families) -> FamilySpec:
     shapes = read_shapes(path)
     found = registry.detect_family(shapes, path)
     if found is None or found not in families:
-        what = _title(found) if found else describe(shapes)
+        what = _title(found) if found else describe(shapes, is_folder=path.is_dir())
         raise ModelError(f"{path.name} holds {what}", where=str(path), hint=f"trained are: {', '.join(families)}")
     if name not in ("auto", found):
         raise ModelError(

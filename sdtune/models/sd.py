@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -12,23 +13,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.errors import ModelError
-from sdtune.models import build, libraries, naming, snapshot
+from sdtune.models import build, libraries, naming, snapshot, vae
 from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_text_layers
-from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Prediction, Target
+from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Target
+from sdtune.models.detect import has_averaged_weights
 from sdtune.models.digest import part_digest
+from sdtune.models.pieces import Pieces, join_pieces
+from sdtune.models.prediction import V_MARK, ZERO_SNR_MARK, make_schedule, read_parameterization
 from sdtune.models.storage import CONFIG_KEY, StoredPart, open_storage, to_webui
 from sdtune.models.targets import list_targets
-from sdtune.models.text_encoder import TextEncoder
-from sdtune.models.tokenizer import MAX_LENGTH, OPENCLIP_PAD, find_tokenizer, load_tokenizer, tokenizer_files
+from sdtune.models.text_encoder import TextEncoder, check_counts, digest_reading
+from sdtune.models.tokenizer import OPENCLIP_PAD, find_tokenizer, open_tokenizer, tokenizer_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-_V_MARK = "v_pred"  # an empty tensor in a single file that tells ComfyUI the same
+    from sdtune.models.prompt import Reading
+
+logger = logging.getLogger(__name__)
 
 
 class StableDiffusion(DiffusionModel):
@@ -43,16 +48,18 @@ class StableDiffusion(DiffusionModel):
 
     def __init__(self, source: ModelSource, family: SDFamily) -> None:
         super().__init__()
-        self._storage = open_storage(source.path, family)
+        self._storage = vae.replace_vae(open_storage(source.path, family), source.options.vae, family)
         missing = [component for component in family.components if component not in self._storage.components]
         if missing:
             raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint="a complete model has all parts")
         self._family = family
         self.source = source
         self.family = family.name
-        self.native_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor or family.native_px
-        self.schedule = _schedule(self._storage.scheduler)
-        self.prediction = _prediction(self._storage.scheduler, self._storage.shapes, family)
+        self._parameterization = read_parameterization(source.options, self._storage, family)
+        self.prediction = self._parameterization.prediction
+        self.native_px = self._native_px()
+        self.schedule = make_schedule(self._storage.scheduler, is_zero_snr=self._parameterization.zero_snr)
+        self._vae_dtype = vae.choose_dtype(source.dtype, self._stored("vae").config, overflows=family.vae_overflows)
         self.clip_skip = source.options.clip_skip or family.clip_skip
         self._texts = tuple(
             TextEncoder(
@@ -64,10 +71,32 @@ class StableDiffusion(DiffusionModel):
             for text in family.texts
         )
 
+    def _native_px(self) -> int:
+        stored_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor
+        v_px = self._family.v_px if self.prediction == "v_prediction" else None
+        return stored_px or v_px or self._family.native_px
+
+    def describe(self) -> str:
+        """See `DiffusionModel.describe`."""
+        return f"{self.family}, {self._parameterization}"
+
+    def notes(self) -> tuple[str, ...]:
+        """See `DiffusionModel.notes`."""
+        notes = list(self._parameterization.notes)
+        if has_averaged_weights(self._storage.shapes):
+            notes.append(f"{self.source.path.name} also holds averaged weights (EMA), which are not used")
+        if self._vae_dtype != self.source.dtype:
+            notes.append("the VAE is computed in float32: numbers of such a VAE are too large for float16")
+        return tuple(notes)
+
     def load(self, part: Part) -> None:
         """See `DiffusionModel.load`."""
         if not self.is_loaded(part):
-            self._build(part, self.source.dtype)
+            self._build(part, self.dtype_of(part))
+
+    def dtype_of(self, part: Part) -> torch.dtype:
+        """See `DiffusionModel.dtype_of`."""
+        return self._vae_dtype if part == "vae" else self.source.dtype
 
     def _build(self, part: Part, dtype: torch.dtype) -> None:
         for component in self._family.components_of(part):
@@ -106,38 +135,60 @@ class StableDiffusion(DiffusionModel):
         """See `DiffusionModel.part_digest`."""
         return "".join(part_digest(self._stored(component)) for component in self._family.components_of(part))
 
+    @property
+    def text_digest(self) -> str:
+        """See `DiffusionModel.text_digest`."""
+        options = self.source.options
+        place = find_tokenizer(self.source.path, options.tokenizer)
+        reading = (self.clip_skip, options.chunks, options.weighted_words, self.source.dtype)
+        facts = (self.family, self.part_digest("text_encoder"), *reading)
+        return digest_reading(facts, tokenizer_files(place), [text.words for text in self._texts])
+
     def encode_images(self, pixels: Tensor) -> Posterior:
         """See `DiffusionModel.encode_images`; gradients are not kept."""
-        vae: Any = self.part("vae")
-        with torch.no_grad():
-            posterior = vae.encode(pixels.to(self.source.device, self.source.dtype)).latent_dist
-        scale = self._scaling_factor
-        return Posterior(mean=posterior.mean.float() * scale, std=posterior.std.float() * scale)
+        mean, std = self._run_vae(vae.encode, pixels)
+        return Posterior(mean=mean * self._scaling_factor, std=std * self._scaling_factor)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """See `DiffusionModel.decode_latents`; gradients are not kept."""
-        vae: Any = self.part("vae")
-        unscaled = latents.float() / self._scaling_factor
-        with torch.no_grad():
-            pixels: Tensor = vae.decode(unscaled.to(self.source.device, self.source.dtype), return_dict=False)[0]
-        return pixels.float().clamp(-1, 1)
+        (pixels,) = self._run_vae(vae.decode, latents.float() / self._scaling_factor)
+        return pixels.clamp(-1, 1)
+
+    @torch.no_grad()
+    def _run_vae(self, compute: Callable[[Any, Tensor], tuple[Tensor, ...]], given: Tensor) -> tuple[Tensor, ...]:
+        """Compute with the VAE; where half precision overflows, once more in float32, and from then on."""
+        given = given.to(self.source.device)
+        answer = compute(self.part("vae"), given)
+        if self._vae_dtype == torch.float32 or vae.is_finite(*answer) or not vae.is_finite(given):
+            return answer
+        logger.warning("the VAE gave NaN in %s; it computes in float32 from now on", vae.short_name(self._vae_dtype))
+        self._vae_dtype = torch.float32
+        self.unload("vae")
+        self.load("vae")
+        return compute(self.part("vae"), given)
 
     def count_tokens(self, caption: str) -> int:
-        """See `DiffusionModel.count_tokens`; `tokenizer.model_max_length - 2` of them reach the text encoder."""
-        return len(self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
+        """See `DiffusionModel.count_tokens`."""
+        return self._read(self._texts[0], caption).count
+
+    def count_cut(self, caption: str) -> int:
+        """See `DiffusionModel.count_cut`."""
+        return self._read(self._texts[0], caption).cut
+
+    def _read(self, text: TextEncoder, caption: str) -> Reading:
+        return text.read(self.tokenizer, caption, self.source.options)
 
     def encode_prompt(self, captions: Sequence[str]) -> Conditioning:
-        """See `DiffusionModel.encode_prompt`; what is beyond 77 tokens is cut off."""
+        """See `DiffusionModel.encode_prompt`; what finds no room in the pieces allowed is cut off."""
         with self._computing("text_encoder"):
             answers = [self._encode(text, captions) for text in self._texts]
-        pooled = [answer for _, answer in answers if answer is not None]
-        return Conditioning(
-            hidden=torch.cat([hidden for hidden, _ in answers], dim=-1), pooled=pooled[0] if pooled else None
-        )
+        pooled = [answer.pooled for answer in answers if answer.pooled is not None]
+        hidden = torch.cat([answer.hidden for answer in answers], dim=-1)
+        return join_pieces(hidden, pooled[0] if pooled else None, answers[0].counts)
 
-    def _encode(self, text: TextEncoder, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        tokens = text.tokenize(self.tokenizer, captions).to(self.source.device)
-        return text.encode(self.get_submodule(text.text.component), tokens, self.tokenizer.eos_token_id)
+    def _encode(self, text: TextEncoder, captions: Sequence[str]) -> Pieces:
+        readings = [self._read(text, caption) for caption in captions]
+        return text.encode(self.get_submodule(text.text.component), readings, self.tokenizer.eos_token_id)
 
     def denoise(self, x_t: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """See `DiffusionModel.denoise`."""
@@ -149,7 +200,12 @@ class StableDiffusion(DiffusionModel):
             added = {"text_embeds": cond.pooled.to(dtype), "time_ids": sizes}
         with self._computing("unet"):
             answer: Tensor = unet(
-                x_t.to(dtype), timesteps, cond.hidden.to(dtype), added_cond_kwargs=added, return_dict=False
+                x_t.to(dtype),
+                timesteps,
+                cond.hidden.to(dtype),
+                encoder_attention_mask=cond.mask,
+                added_cond_kwargs=added,
+                return_dict=False,
             )[0]
         return answer.float()
 
@@ -195,6 +251,7 @@ class StableDiffusion(DiffusionModel):
     def set_embeddings(self, embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
         """See `DiffusionModel.set_embeddings`; loads the text encoder."""
         self.load("text_encoder")
+        check_counts(embeddings)
         for text in self._texts:
             text.place_words(self.tokenizer, self._token_embedding(text), embeddings)
 
@@ -257,8 +314,15 @@ class StableDiffusion(DiffusionModel):
             tensors.update(to_webui(component, self._weights(component), self._family))
             prefix = self._family.prefix(component)
             tensors.update({prefix + name: t for name, t in self._stored(component).read_extras().items()})
-        mark = {_V_MARK: torch.zeros(0)} if self.prediction != self._family.prediction else {}
-        return tensors | mark
+        marks = {V_MARK: self.prediction == "v_prediction", ZERO_SNR_MARK: self.schedule.has_zero_snr}
+        return tensors | {name: torch.zeros(0) for name, is_set in marks.items() if is_set}
+
+    def webui_sidecars(self) -> dict[str, bytes]:
+        """See `DiffusionModel.webui_sidecars`: A1111 takes a model without one to predict noise."""
+        if self.prediction == "epsilon":
+            return {}
+        unet, own_vae = (build.build_empty(self._stored(name), self._family) for name in ("unet", "vae"))
+        return snapshot.sidecar_files(self._family, unet, own_vae, self._scaling_factor, self.prediction)
 
     def diffusers_files(self) -> dict[str, Mapping[str, Tensor] | bytes]:
         """See `DiffusionModel.diffusers_files`."""
@@ -271,7 +335,9 @@ class StableDiffusion(DiffusionModel):
             folder = snapshot.tokenizer_folder(text.component)
             marks = tokenizer_files(place) if text.pads_with_end else tokenizer_files(place, pad=OPENCLIP_PAD)
             files |= {f"{folder}/{name}": content for name, content in marks.items()}
-        return files | snapshot.pipeline_files(self._family, self._storage.scheduler, self.prediction)
+        return files | snapshot.pipeline_files(
+            self._family, self._storage.scheduler, self.prediction, is_zero_snr=self.schedule.has_zero_snr
+        )
 
     def webui_metadata(self) -> dict[str, str]:
         """See `DiffusionModel.webui_metadata`."""
@@ -295,17 +361,8 @@ class StableDiffusion(DiffusionModel):
         Raises:
             ModelError: None is found, or it does not belong to this text encoder.
         """
-        place = find_tokenizer(self.source.path, self.source.options.tokenizer)
-        tokenizer = load_tokenizer(place)
         rows = self._stored("text_encoder").entries["text_model.embeddings.token_embedding.weight"].shape[0]
-        if len(tokenizer) > rows:
-            raise ModelError(
-                f"the tokenizer {place} has {len(tokenizer)} tokens, the text encoder {rows}",
-                where=str(self.source.path),
-                hint="give the model's own tokenizer: model.tokenizer",
-            )
-        tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
-        return tokenizer
+        return open_tokenizer(self.source.path, self.source.options.tokenizer, rows)
 
     @cached_property
     def _scaling_factor(self) -> float:
@@ -358,25 +415,3 @@ def _as_diffusers(component: Component, weights: Mapping[str, Tensor]) -> dict[s
     if component != "vae":
         return dict(weights)
     return {name: t.flatten(1) if naming.is_vae_attention(name) else t for name, t in weights.items()}
-
-
-def _schedule(config: Mapping[str, Any]) -> NoiseSchedule:
-    shape = config.get("beta_schedule", "scaled_linear")
-    if shape != "scaled_linear":
-        raise ModelError(f"the model's noise schedule is {shape!r}; only 'scaled_linear' is trained")
-    return NoiseSchedule.scaled_linear(
-        int(config.get("num_train_timesteps", 1000)),
-        float(config.get("beta_start", 0.00085)),
-        float(config.get("beta_end", 0.012)),
-    )
-
-
-def _prediction(config: Mapping[str, Any], shapes: Mapping[str, Any], family: SDFamily) -> Prediction:
-    if _V_MARK in shapes:
-        return "v_prediction"
-    found = config.get("prediction_type", family.prediction)
-    if found == "epsilon":
-        return "epsilon"
-    if found == "v_prediction":
-        return "v_prediction"
-    raise ModelError(f"the model predicts {found!r}; only 'epsilon' and 'v_prediction' are trained")

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 from sdtune.models import naming
+from sdtune.models.sidecar import encode_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,6 +28,9 @@ _POOLED_PIPELINE = (
     },
 )
 
+# schedulers of diffusers that begin in pure noise when told so
+_ZERO_SNR_SCHEDULERS = {"DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"}
+
 
 def part_files(
     component: Component, module: nn.Module, weights: Mapping[str, Tensor]
@@ -43,15 +47,18 @@ def part_files(
     return {f"{component}/{file}": dict(weights), f"{component}/config.json": config.encode()}
 
 
-def pipeline_files(family: SDFamily, scheduler: Mapping[str, Any], prediction: Prediction) -> dict[str, bytes]:
+def pipeline_files(
+    family: SDFamily, scheduler: Mapping[str, Any], prediction: Prediction, *, is_zero_snr: bool = False
+) -> dict[str, bytes]:
     """Give the index of the folder and the configuration of its scheduler.
 
     Args:
         family: The model's family.
         scheduler: The base model's own, empty when it has none: then Stable Diffusion's.
         prediction: What the UNet predicts.
+        is_zero_snr: Its noise schedule ends in pure noise.
     """
-    own = dict(scheduler) or _default_scheduler()
+    own = _for_zero_snr(dict(scheduler) or _default_scheduler(), is_zero_snr=is_zero_snr)
     title, rest = _POOLED_PIPELINE if any(text.is_pooled for text in family.texts) else _PIPELINE
     index = {
         "_class_name": title,
@@ -65,6 +72,29 @@ def pipeline_files(family: SDFamily, scheduler: Mapping[str, Any], prediction: P
         "model_index.json": encode_json(index),
         "scheduler/scheduler_config.json": encode_json({**own, "prediction_type": prediction}),
     }
+
+
+def sidecar_files(
+    family: SDFamily, unet: nn.Module, vae: nn.Module, scaling_factor: float, prediction: Prediction
+) -> dict[str, bytes]:
+    """Give what lies beside a single file for A1111: suffix to content.
+
+    Args:
+        family: The model's family.
+        unet: The UNet's module, with or without weights: only its configuration is read.
+        vae: The same of the VAE.
+        scaling_factor: Of the latents.
+        prediction: What the UNet predicts.
+    """
+    configs = {"unet": cast("Any", unet).config, "vae": cast("Any", vae).config}
+    return {".yaml": encode_sidecar(family.name, **configs, scaling_factor=scaling_factor, prediction=prediction)}
+
+
+def _for_zero_snr(scheduler: dict[str, Any], *, is_zero_snr: bool) -> dict[str, Any]:
+    if is_zero_snr:
+        own = scheduler if scheduler.get("_class_name") in _ZERO_SNR_SCHEDULERS else _default_scheduler()
+        return {**own, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return {**scheduler, "rescale_betas_zero_snr": False} if scheduler.get("rescale_betas_zero_snr") else scheduler
 
 
 def _text_classes(family: SDFamily) -> Iterator[tuple[str, list[str]]]:

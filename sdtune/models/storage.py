@@ -225,7 +225,7 @@ def _open_folder(path: Path, family: SDFamily) -> StoredModel:
         path=path,
         shapes=components["unet"].shapes,
         components=components,
-        scheduler=_read_json(path / "scheduler" / "scheduler_config.json"),
+        scheduler=read_json(path / "scheduler" / "scheduler_config.json"),
     )
 
 
@@ -239,10 +239,15 @@ def _folder_part(path: Path, component: Component, family: SDFamily) -> StoredPa
             entries[naming.modern_vae_name(name) if component == "vae" else name] = entry
         elif _is_text_weight(name) or (family.text(component).is_pooled and is_transposed(name)):
             entries[naming.text_name(name)] = entry
-    return StoredPart(component=component, file=file, entries=entries, config=_read_json(folder / "config.json"))
+    return StoredPart(component=component, file=file, entries=entries, config=read_json(folder / "config.json"))
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read a configuration; one that is not there is empty.
+
+    Raises:
+        ModelError: It cannot be read, or is no object.
+    """
     if not path.exists():
         return {}
     try:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from sdtune.errors import ModelError
 from sdtune.models.naming import count_numbers
+from sdtune.models.pieces import Pieces, emphasize, stack_rows
+from sdtune.models.prompt import Marks, Reading, read_pieces
 from sdtune.models.words import Words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
+    from sdtune.config.schema import ModelOptions
     from sdtune.models.architecture import SDFamily, TextFamily
 
 
@@ -50,22 +54,30 @@ class TextEncoder:
             return not self._normalizes
         return count_numbers([name], r"text_model\.encoder\.layers\.(\d+)\b") > self._used_layers
 
-    def tokenize(self, tokenizer: Any, captions: Sequence[str]) -> Tensor:
-        """Give token ids (B, 77): start mark, up to 75 tokens, end mark, padding."""
-        pad = tokenizer.eos_token_id if self.text.pads_with_end else 0
-        return self.words.tokenize(tokenizer, captions, pad)
+    def read(self, tokenizer: Any, caption: str, options: ModelOptions) -> Reading:
+        """Read a caption as the rows this text encoder is given."""
+        end = tokenizer.eos_token_id
+        marks = Marks(tokenizer.bos_token_id, end, pad=end if self.text.pads_with_end else 0)
+        sections = self.words.read(tokenizer, caption, weighted=options.weighted_words)
+        return read_pieces(sections, length=tokenizer.model_max_length, most=options.chunks, marks=marks)
 
-    def encode(self, module: nn.Module, tokens: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
-        """Encode token ids (B, L).
+    def encode(self, module: nn.Module, readings: Sequence[Reading], end: int) -> Pieces:
+        """Encode captions, and weigh their hidden states.
 
         Args:
             module: `CLIPTextModel` or `CLIPTextModelWithProjection`.
-            tokens: As `tokenize` gives them.
+            readings: As `read` gives them.
             end: Id of the end mark.
 
         Returns:
-            Hidden states (B, L, D), and the pooled text (B, P) where there is a projection: that of the first end mark.
+            All pieces; the pooled text, where there is a projection, is that of the first end mark, and has no weights.
         """
+        tokens, weights = stack_rows([row for reading in readings for row in reading.rows])
+        hidden, pooled = self._encode(module, tokens.to(next(module.parameters()).device), end)
+        counts = tuple(len(reading.rows) for reading in readings)
+        return Pieces(hidden=emphasize(hidden, weights), pooled=pooled, counts=counts)
+
+    def _encode(self, module: nn.Module, tokens: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
         encoder: Any = module
         if self._skipped == 1 and self._normalizes:
             last: Tensor = encoder(tokens).last_hidden_state
@@ -94,6 +106,34 @@ class TextEncoder:
         if lacking := [word for word, vectors in words.items() if key not in vectors]:
             raise ModelError(f"the embedding {lacking[0]!r} has no vectors '{key}': it was made for another family")
         self.words.replace(tokenizer, embedding, {word: vectors[key] for word, vectors in words.items()})
+
+
+def check_counts(words: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse a word with unlike numbers of vectors for two text encoders: their pieces would not be of one text.
+
+    Raises:
+        ModelError: There is such a word.
+    """
+    for word, vectors in words.items():
+        counts = {key: len(own) for key, own in vectors.items()}
+        if len(set(counts.values())) > 1:
+            raise ModelError(f"the embedding {word!r} has unlike numbers of vectors: {counts}")
+
+
+def digest_reading(facts: tuple[object, ...], tokenizer: Mapping[str, bytes], words: Iterable[Words]) -> str:
+    """Hash all that an answer depends on (BLAKE2b-128, hex).
+
+    Args:
+        facts: Plain values: weights, options, dtype.
+        tokenizer: The tokenizer's files.
+        words: Of each text encoder.
+    """
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
+    for name, content in sorted(tokenizer.items()):
+        digest.update(f"{name}\x1f{len(content)}\x1f".encode() + content)
+    for own in words:
+        own.feed(digest)
+    return digest.hexdigest()
 
 
 def _inner(encoder: Any) -> Any:

@@ -33,6 +33,23 @@ _FILES = ("vocab.json", "merges.txt", "tokenizer.json", _CONFIG, _SPECIALS)
 _SITE_PACKAGES = ("lib/python3*/site-packages", "Lib/site-packages")
 
 
+def open_tokenizer(model: Path, given: Path | None, rows: int) -> Any:
+    """Find and load the tokenizer of a model whose token embedding has so many rows.
+
+    Raises:
+        ModelError: None is found, or it does not belong to this text encoder.
+    """
+    place = find_tokenizer(model, given)
+    tokenizer = load_tokenizer(place)
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer {place} has {len(tokenizer)} tokens, the text encoder {rows}",
+            where=str(model),
+            hint="give the model's own tokenizer: model.tokenizer",
+        )
+    return tokenizer
+
+
 def load_tokenizer(place: Path) -> Any:
     """Load a CLIP tokenizer from a folder (vocab.json with merges.txt, or tokenizer.json), or CLIP's vocabulary file.
 

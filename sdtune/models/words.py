@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sdtune.errors import ModelError, Problems
+from sdtune.models.prompt import Span, Unit, parse_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
 
 class Words:
@@ -34,7 +35,7 @@ class Words:
             vectors: Word to (n, D).
 
         Raises:
-            ModelError: A width is not D, or a word has no tokens.
+            ModelError: A width is not D, there is no room for so many vectors, or a word has no tokens.
         """
         _check(tokenizer, embedding, vectors)
         self._vectors = list(vectors.values())
@@ -56,22 +57,30 @@ class Words:
             before = embedding.register_forward_pre_hook(self._keep_ids)
             self._hooks = [before, embedding.register_forward_hook(self._put_vectors)]
 
-    def tokenize(self, tokenizer: Any, captions: Sequence[str], pad: int) -> Tensor:
-        """Give token ids (B, L): start mark, up to L - 2 tokens, end mark, padding. A word that is cut is left out."""
-        return torch.tensor([self._row(tokenizer, caption, pad) for caption in captions])
+    def read(self, tokenizer: Any, caption: str, *, weighted: bool) -> list[list[Unit]]:
+        """Give a caption's sections: its tokens, each word's vectors as one unit.
 
-    def _row(self, tokenizer: Any, caption: str, pad: int) -> list[int]:
-        tokens = tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
-        room, length, position = tokenizer.model_max_length - 2, tokenizer.model_max_length, 0
-        row: list[int] = []
+        Args:
+            tokenizer: Of transformers.
+            caption: A caption or prompt.
+            weighted: Whether brackets are weights and `BREAK` begins a section; else there is one section.
+        """
+        sections = parse_weights(caption) if weighted else [[Span(caption)]]
+        comma = tuple(_word_ids(tokenizer, ","))
+        return [[unit for span in section for unit in self._units(tokenizer, span, comma)] for section in sections]
+
+    def feed(self, digest: Any) -> None:
+        """Feed a hash of hashlib with the words and their vectors."""
+        for (word, ids), vectors in zip(self._places, self._vectors, strict=True):
+            digest.update(f"{word}\x1f{ids}\x1f".encode())
+            digest.update(vectors.detach().float().cpu().contiguous().numpy().tobytes())
+
+    def _units(self, tokenizer: Any, span: Span, comma: tuple[int, ...]) -> Iterator[Unit]:
+        tokens, position = _word_ids(tokenizer, span.text), 0
         while position < len(tokens):
             word, new = self._word_at(tokens, position)
-            if len(row) + len(new) > room:
-                break
-            row += new
+            yield Unit(tuple(new), span.weight, is_comma=tuple(new) == comma)
             position += len(word)
-        row = [tokenizer.bos_token_id, *row, tokenizer.eos_token_id]
-        return row + [pad] * (length - len(row))
 
     def _word_at(self, tokens: list[int], position: int) -> tuple[list[int], list[int]]:
         for word, new in self._places:
@@ -98,6 +107,8 @@ def _check(tokenizer: Any, embedding: nn.Embedding, vectors: Mapping[str, Tensor
         if own.ndim != 2 or own.shape[1] != embedding.embedding_dim:
             wanted = f"(n, {embedding.embedding_dim})"
             problems.add(f"the embedding {word!r} has shape {tuple(own.shape)}, this text encoder takes {wanted}")
+        elif not 0 < len(own) <= (room := tokenizer.model_max_length - 2):
+            problems.add(f"the embedding {word!r} has {len(own)} vectors, it may have 1 to {room}")
         if not _word_ids(tokenizer, word):
             problems.add(f"the embedding's name {word!r} has no tokens", hint="choose a word")
     problems.raise_if_any()

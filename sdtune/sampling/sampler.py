@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sdtune.errors import ConfigError, NumericsError, Problems
-from sdtune.models.base import Conditioning
+from sdtune.models.base import join_conditionings
 from sdtune.randomness import derive_generator
 from sdtune.sampling.schedulers import make_scheduler
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.models.base import DiffusionModel, Part
+    from sdtune.models.base import Conditioning, DiffusionModel, Part
     from sdtune.sampling.request import PictureRequest
 
 
@@ -62,7 +62,7 @@ def encode_prompts(model: DiffusionModel, requests: Sequence[PictureRequest]) ->
 def sample_latents(model: DiffusionModel, request: PictureRequest, conditionings: Mapping[str, Conditioning]) -> Tensor:
     """Draw one picture's latents, (1, C, h, w) float32, with the UNet loaded and in the mode it is in."""
     scheduler = make_scheduler(request.sampler, model.schedule, model.prediction, request.steps)
-    condition = _concatenate([conditionings[text] for text in request.texts()])
+    condition = join_conditionings([conditionings[text] for text in request.texts()])
     noise_arguments = _noise_arguments(request)
     x_t = _initial_noise(model, request) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
@@ -96,18 +96,6 @@ def _noise_arguments(request: PictureRequest) -> dict[str, Any]:
     if request.sampler != "euler_a":
         return {}
     return {"generator": derive_generator(request.seed, "picture", "ancestral")}
-
-
-def _concatenate(conditions: Sequence[Conditioning]) -> Conditioning:
-    def join(tensors: list[Tensor | None]) -> Tensor | None:
-        present = [tensor for tensor in tensors if tensor is not None]
-        return torch.cat(present) if present else None
-
-    return Conditioning(
-        hidden=torch.cat([condition.hidden for condition in conditions]),
-        pooled=join([condition.pooled for condition in conditions]),
-        time_ids=join([condition.time_ids for condition in conditions]),
-    )
 
 
 def _to_image(pixels: Tensor) -> Image.Image:

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Prediction, steps: int) -> Any:
     """Build a scheduler whose timesteps are set; the spacing of each is the one A1111 uses.
 
+    Where the schedule ends in pure noise, all of them begin there: DDIM's steps then count back from the last timestep
+    (`trailing`, Lin et al. 2024, table 2). The others begin there anyway; since they divide by alpha_bar, theirs is
+    diffusers' 2**-24 where the model's is 0; A1111 has such a number too. Karras' sigmas stay: most of them lie there,
+    and with 20 of them the brightness of pictures, which is settled there, varies as in the data; with even steps half
+    as much.
+
     Args:
         name: Sampler.
         schedule: The noise schedule the model was trained with.
@@ -24,11 +30,13 @@ def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Predi
         steps: Sampling steps.
     """
     dpm_solver, euler_ancestral, ddim = scheduler_classes()
+    is_zero = schedule.has_zero_snr
     common: dict[str, Any] = {
         "num_train_timesteps": len(schedule),
         "trained_betas": _betas(schedule),
         "prediction_type": prediction,
         "steps_offset": 1,
+        "rescale_betas_zero_snr": is_zero,  # betas that end at 1 stay as they are
     }
     scheduler: Any
     match name:
@@ -37,7 +45,8 @@ def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Predi
         case "euler_a":
             scheduler = euler_ancestral(**common, timestep_spacing="linspace")
         case "ddim":
-            scheduler = ddim(**common, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=False)
+            spacing = "trailing" if is_zero else "leading"
+            scheduler = ddim(**common, timestep_spacing=spacing, clip_sample=False, set_alpha_to_one=is_zero)
     scheduler.set_timesteps(steps)
     if name != "ddim":  # DDIM keeps no position; the others would look for it, and rounded timesteps may repeat
         scheduler.set_begin_index(0)

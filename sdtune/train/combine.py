@@ -64,6 +64,10 @@ class CombinedMethod(Method[Any]):
         for member in self._members.values():
             yield from member.export(model, run)
 
+    def is_whole_in_files(self) -> bool:
+        """Tell whether all of them are."""
+        return all(member.is_whole_in_files() for member in self._members.values())
+
     def captions(self, text: str, subset: Subset) -> Sequence[str]:
         """Let each treat the caption in turn: every form that one gives has the forms of the next."""
         forms: Sequence[str] = (text,)

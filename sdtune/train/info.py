@@ -52,6 +52,7 @@ class RunInfo:
         family: Family of the base model.
         prediction: `epsilon` or `v_prediction`.
         clip_skip: Which hidden state of the text encoder was used.
+        zero_terminal_snr: The noise schedule ended in pure noise.
         base_name: Name of the base model, no folder.
         base_digest: SHA-256 of the base model's file, or "" when it is a folder or was not computed.
         images: The data set, regularization left out.
@@ -80,6 +81,7 @@ class RunInfo:
     buckets: Mapping[Size, int]
     started_at: float
     finished_at: float
+    zero_terminal_snr: bool = False
     trigger: str = ""
     suffix: str = ""
     regularization: tuple[ImageRecord, ...] = ()

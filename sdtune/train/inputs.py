@@ -141,12 +141,7 @@ def _fill_texts(run: Run, preview_texts: tuple[str, ...], on_progress: OnProgres
     captions = make_builder(run, None).fixed_captions()
     if options.text == "off" or run.trains_text or captions is None:
         return None
-    cache = TextCache(
-        open_store(options.text, "text", options),
-        text_encoder_digest=run.model.part_digest("text_encoder"),
-        clip_skip=run.model.clip_skip,
-        dtype=run.model.source.dtype,
-    )
+    cache = TextCache(open_store(options.text, "text", options), run.model.text_digest)
     missing = cache.missing((*captions, *preview_texts))
     if missing:
         run.model.load("text_encoder")
@@ -162,7 +157,7 @@ def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
     cache = LatentCache(
         open_store(options.latents, "latents", options),
         vae_digest=run.model.part_digest("vae"),
-        dtype=run.model.source.dtype,
+        dtype=run.model.dtype_of("vae"),
         alpha_color=run.options.data.alpha_color,
     )
     missing = cache.missing(make_builder(run, None).latent_items())

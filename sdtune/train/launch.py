@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sdtune.config.dump import dump
 from sdtune.errors import SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
+from sdtune.train.certification import certify_exports
 from sdtune.train.checkpoint import latest_checkpoint
 from sdtune.train.drawing import draw_missing
 from sdtune.train.finish import check_targets, deliver_finished
@@ -148,8 +149,12 @@ def _train(
         files = trainer.export()
         delivered = [{"name": file.path.name, "kind": file.kind} for file in files if file.is_delivered]
         folder.write_facts({"files": delivered})
+        certificate = certify_exports(run, files, trainer.answer, registry)
     for file in files:
         screen.say(f"model saved: {file.path}")
+    if certificate is not None:
+        screen.say(certificate.render())
+        certificate.raise_if_faulty()
     for text in deliver_finished(run):
         screen.say(text)
 

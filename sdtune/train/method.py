@@ -105,6 +105,13 @@ class Method(ABC, Generic[C]):
         """Tell, after `attach`, what may surprise a user, one line each, for the plan; the default has nothing."""
         return ()
 
+    def is_whole_in_files(self) -> bool:
+        """Tell whether the exported files, put into the base model, make the trained model.
+
+        The default says so; not where other adapters, which no file holds, were there while training.
+        """
+        return True
+
     def loss_terms(self, out: StepOutput) -> Mapping[str, Tensor]:
         """Split the loss into named terms (B,), which are added; the default is the diffusion loss alone."""
         return {"diffusion": out.loss}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sdtune.train.run import Run
 
 _SOURCES = {"txt": ".txt files", "caption": ".caption files", "json": "one JSON file", "filename": "file names"}
+_PIECE, _MOST_CHUNKS = 75, 4  # tokens in a piece of a caption, and pieces that `model.chunks` allows
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -98,7 +99,7 @@ def make_plan(run: Run) -> Plan:
     return Plan(
         facts=facts,
         trained=trained,
-        notes=(*run.index.notes, *run.method.notes(), *_notes(run)),
+        notes=(*run.model.notes(), *run.index.notes, *run.method.notes(), *_notes(run)),
         steps=run.timetable.steps,
     )
 
@@ -112,7 +113,7 @@ def _lr_text(group: ParamGroup, run: Run) -> str:
 
 def _model_text(run: Run) -> str:
     dtype = str(run.model.source.dtype).removeprefix("torch.")
-    return f"{run.model.source.name} ({run.model.family}, {run.model.prediction}), frozen parts {dtype} on {run.device}"
+    return f"{run.model.source.name} ({run.model.describe()}), frozen parts {dtype} on {run.device}"
 
 
 def _images_text(run: Run) -> str:
@@ -169,9 +170,8 @@ def _file_text(run: Run, parameters: int) -> str:
 
 def _notes(run: Run) -> list[str]:
     notes = []
-    long = [image.name for image in run.index.images if run.model.count_tokens(image.caption) > 75]
-    if long:
-        notes.append(f"{len(long)} captions have more than 75 tokens and are cut there, first: {long[0]}")
+    if cut := _cut_captions_text(run):
+        notes.append(cut)
     small = [
         image.name
         for image, placement in zip(run.index.images, run.placements, strict=True)
@@ -180,3 +180,19 @@ def _notes(run: Run) -> list[str]:
     if small:
         notes.append(f"{len(small)} images are enlarged to their bucket, first: {small[0]}")
     return notes
+
+
+def _cut_captions_text(run: Run) -> str:
+    model, counts = run.model, Counter(image.caption for image in run.index.images)
+    cut = {caption: places for caption in counts if (places := model.count_cut(caption))}
+    if not cut:
+        return ""
+    worst = max(cut, key=lambda caption: cut[caption])
+    name = next(image.name for image in run.index.images if image.caption == worst)
+    count, chunks = model.count_tokens(worst), model.source.options.chunks
+    more = min(max(math.ceil(count / _PIECE), chunks + 1), _MOST_CHUNKS)
+    remedy = f"; model.chunks={more} reads more" if more > chunks else ""
+    return (
+        f"{sum(counts[caption] for caption in cut)} captions do not fit into {_PIECE * chunks} tokens and are cut; "
+        f"{name} loses {cut[worst]} of {count}{remedy}"
+    )

@@ -169,6 +169,7 @@ class Run:
             family=self.model.family,
             prediction=self.model.prediction,
             clip_skip=self.model.clip_skip,
+            zero_terminal_snr=self.model.schedule.has_zero_snr,
             base_name=self.model.source.name,
             base_digest="",
             images=self.index.instances,

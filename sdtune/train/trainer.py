@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
+from sdtune.export.probe import ask_loaded
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.ema import make_ema
 from sdtune.train.info import OptimizerSnapshot
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from sdtune.export.probe import Probe
     from sdtune.train.inputs import InputSource
     from sdtune.train.observers import Observer
     from sdtune.train.run import ExportedFile, Run
@@ -192,6 +194,11 @@ class Trainer:
             ]
         with self._shown_weights():
             return [*self.run.export(self.step, suffix, optimizer), *live]
+
+    def answer(self, probe: Probe) -> Mapping[str, Tensor]:
+        """Ask the model with the weights that files show."""
+        with self._shown_weights():
+            return ask_loaded(self.run.model, probe)
 
     def _shown_weights(self) -> AbstractContextManager[None]:
         """Give the model the weights that files and pictures show."""

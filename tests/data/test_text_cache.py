@@ -16,13 +16,9 @@ def encode_without_pooled(captions):
     return Conditioning(hidden=encode(captions).hidden)
 
 
-def cache_in(store, **changes):
-    return TextCache(store, **({"text_encoder_digest": "t", "clip_skip": 1, "dtype": torch.float32} | changes))
-
-
 @pytest.fixture(params=["disk", "ram"])
 def cache(request, tmp_path):
-    return cache_in(DiskStore(tmp_path) if request.param == "disk" else RamStore())
+    return TextCache(DiskStore(tmp_path) if request.param == "disk" else RamStore(), "t")
 
 
 def test_each_distinct_caption_is_encoded_once(cache):
@@ -43,11 +39,19 @@ def test_families_without_pooled_text_have_none(cache):
     assert cache.get(["a"]).pooled is None
 
 
-@pytest.mark.parametrize("changes", [{"text_encoder_digest": "u"}, {"clip_skip": 2}, {"dtype": torch.bfloat16}])
-def test_other_encoder_clip_skip_or_dtype_shares_nothing(tmp_path, changes):
+def test_another_reading_shares_nothing(tmp_path):
     store = DiskStore(tmp_path)
-    cache_in(store).fill(["a"], encode)
-    assert cache_in(store, **changes).missing(["a"]) == ("a",)
+    TextCache(store, "t").fill(["a"], encode)
+    assert TextCache(store, "u").missing(["a"]) == ("a",)
+
+
+def test_captions_of_different_length_are_masked(cache):
+    cache.fill(["a"], lambda _: Conditioning(hidden=torch.ones(1, 2, 3)))
+    cache.fill(["b"], lambda _: Conditioning(hidden=torch.ones(1, 4, 3)))
+    found = cache.get(["a", "b"])
+    assert found.mask.tolist() == [[True, True, False, False], [True] * 4]
+    assert torch.equal(found.hidden[..., 0], found.mask.float())
+    assert cache.get(["b", "b"]).mask is None
 
 
 def test_entry_that_is_gone_is_told(cache):

@@ -102,6 +102,37 @@ def test_broken_file_is_not_delivered(run_dir, webui):
     assert not list((webui / "models" / "Lora").iterdir())
 
 
+@pytest.fixture
+def checkpoint_run(run_dir):
+    """A run that gives a whole model, and the configuration that A1111 needs beside it."""
+    (run_dir / "exports" / "dog.yaml").write_bytes(b"model: {}")
+    files = [{"name": f"dog.{suffix}", "kind": "checkpoint"} for suffix in ("safetensors", "yaml")]
+    facts = {"name": "dog", "trigger": "zwx dog", "family": "sd1", "kind": "checkpoint", "files": files}
+    (run_dir / "run.json").write_text(json.dumps(facts))
+    return run_dir
+
+
+def test_a_models_configuration_follows_it_under_its_name(checkpoint_run, webui):
+    delivery = plan_delivery(checkpoint_run, to="webui", root=webui, name="corgi", create=True)
+    assert names(file.target for file in delivery.files) == ["corgi.safetensors", "corgi.preview.png", "corgi.yaml"]
+    assert delivery.usage == "choose corgi as the model; in the prompt: zwx dog"
+
+
+def test_comfyui_needs_no_configuration(checkpoint_run, tmp_path):
+    files = deliver(checkpoint_run, to="comfyui", root=tmp_path / "comfy", create=True)
+    assert names(files) == ["dog.safetensors", "dog.preview.png"]
+
+
+def test_a_model_is_not_put_beside_the_configuration_of_another(checkpoint_run, webui):
+    facts = json.loads((checkpoint_run / "run.json").read_text())
+    (checkpoint_run / "run.json").write_text(json.dumps({**facts, "files": facts["files"][:1]}))
+    folder = webui / "models" / "Stable-diffusion"
+    folder.mkdir()
+    (folder / "dog.yaml").touch()
+    with pytest.raises(ConfigError, match=r"dog\.yaml lies there"):
+        deliver(checkpoint_run, to="webui", root=webui, overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("to", "kind", "usage"),
     [

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from sdtune.config.schema import ModelOptions
+from sdtune.errors import ModelError
 from sdtune.models.base import Conditioning
 from sdtune.testing.models import open_tiny
 from sdtune.testing.tiny import tiny_model
@@ -122,6 +126,51 @@ def test_a_word_of_ones_own_does_not_move_the_pooled_text_to_itself(paths):
     after = model.encode_prompt(["a dog"])
     assert torch.equal(after.hidden, before.hidden)
     assert torch.equal(after.pooled, before.pooled)
+
+
+def reading(model, **options):
+    model.source = replace(model.source, options=ModelOptions(**options))
+    return model
+
+
+@torch.no_grad()
+def test_pooled_text_is_that_of_the_first_piece_and_has_no_weights(paths):
+    model = reading(open_tiny(paths["sdxl", "file"], "sdxl"), chunks=2, weighted_words=True)
+    found = model.encode_prompt(["a (cat:1.5) BREAK a dog"])
+    plain = model.encode_prompt(["a cat", "a dog"])
+    torch.testing.assert_close(found.pooled, plain.pooled[:1])
+    torch.testing.assert_close(found.hidden[0, 77:], plain.hidden[1])
+    assert not torch.allclose(found.hidden[0, :77], plain.hidden[0])
+
+
+@torch.no_grad()
+def test_each_text_encoders_mean_is_restored_by_itself(paths):
+    model = reading(open_tiny(paths["sdxl", "file"], "sdxl"), weighted_words=True)
+    found, plain = model.encode_prompt(["a (red:1.5) dog"]).hidden[0], model.encode_prompt(["a red dog"]).hidden[0]
+    width = model.embed_tokens("a")["clip_l"].shape[1]
+    for own, before in ((found[:, :width], plain[:, :width]), (found[:, width:], plain[:, width:])):
+        scaled = before.clone()
+        scaled[2] *= 1.5
+        torch.testing.assert_close(own, scaled * before.mean() / scaled.mean(), rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_captions_of_unlike_length_are_answered_as_if_alone(paths, family):
+    model = reading(open_tiny(paths[family, "file"], family), chunks=2)
+    captions, steps = ["a dog", "a red cat, " * 30], torch.tensor([10, 900])
+    cond = model.encode_prompt(captions)
+    together = model.denoise(latents(), steps, cond)
+    alone = [model.denoise(latents()[[i]], steps[[i]], model.encode_prompt([captions[i]])) for i in range(2)]
+    assert cond.mask.sum(1).tolist() == [77, 154]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-4)
+
+
+def test_unlike_numbers_of_vectors_for_two_text_encoders_are_refused(paths):
+    model = open_tiny(paths["sdxl", "file"], "sdxl", parts=("text_encoder",))
+    vectors = model.embed_tokens("red cat")
+    with pytest.raises(ModelError, match="unlike numbers of vectors"):
+        model.set_embeddings({"zwx": {**vectors, "clip_g": vectors["clip_g"][:1]}})
 
 
 @pytest.mark.parametrize(("family", "clip_skip"), [("sd2", 1), ("sdxl", 3)])

@@ -1,9 +1,12 @@
 """Words that stand for vectors: placed as by hand, without a trace in the text encoder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from sdtune.config.schema import ModelOptions
 from sdtune.errors import ModelError
 
 
@@ -71,6 +74,28 @@ def test_a_word_whose_vectors_find_no_room_is_left_out(model):
     assert torch.equal(hidden(model, f"{full} zwx"), expected)
 
 
+def test_a_word_at_the_border_opens_the_next_piece_whole(model):
+    full, own = " ".join(["dog"] * 74), vectors(2)
+    model.source = replace(model.source, options=ModelOptions(chunks=2))
+    model.set_embeddings({"zwx": own})
+    expected = hidden(model, full, "zwx cat").flatten(0, 1)
+    torch.testing.assert_close(hidden(model, f"{full} zwx cat")[0], expected)
+    assert (model.count_tokens(f"{full} zwx cat"), model.count_cut(f"{full} zwx cat")) == (77, 0)
+
+
+def test_each_vector_of_a_word_has_the_words_weight(model):
+    sections = model._texts[0].words
+    model.set_embeddings({"zwx": vectors(2)})
+    (units,) = sections.read(model.tokenizer, "a (zwx dog:1.5), x", weighted=True)
+    assert [(len(unit.ids), unit.weight, unit.is_comma) for unit in units] == [
+        (1, 1, False),
+        (2, 1.5, False),
+        (1, 1.5, False),
+        (1, 1, True),
+        (1, 1, False),
+    ]
+
+
 def test_the_last_word_that_fits_is_there(model):
     full = " ".join(["dog"] * 73)
     model.set_embeddings({"zwx": vectors(2)})
@@ -123,8 +148,8 @@ def test_no_words_leave_no_trace(model):
 
 
 def test_what_cannot_be_a_word_is_told_together(model):
-    with pytest.raises(ModelError, match=r"(?s)'zwx' has shape \(2, 32\).*takes \(n, 64\).*has no tokens"):
-        model.set_embeddings({"zwx": vectors(2, width=32), "": vectors(1)})
+    with pytest.raises(ModelError, match=r"(?s)'zwx' has shape \(2, 32\).*takes \(n, 64\).*1 to 75.*has no tokens"):
+        model.set_embeddings({"zwx": vectors(2, width=32), "sks": vectors(76), "": vectors(1)})
 
 
 def test_a_caption_without_words_has_a_gradient_of_zeros(model):

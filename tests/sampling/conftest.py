@@ -65,7 +65,7 @@ class ToyModel(DiffusionModel):
     def part_digest(self, part):
         raise NotImplementedError
 
-    encode_images = count_tokens = targets = layers = replace = webui_key = part_digest
+    encode_images = text_digest = count_tokens = count_cut = targets = layers = replace = webui_key = part_digest
     webui_state_dict = enable_gradient_checkpointing = part_digest
     unfreeze = embed_tokens = set_embeddings = webui_metadata = diffusers_files = part_digest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.api import Artifact, FolderArtifact, Method, ParamGroup
+from sdtune.api import Artifact, BytesArtifact, FolderArtifact, Method, ParamGroup
 from sdtune_dreambooth.config import DreamBoothOptions
 
 if TYPE_CHECKING:
@@ -33,13 +33,15 @@ class DreamBoothMethod(Method[DreamBoothOptions]):
         return groups
 
     def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[AnyArtifact]:
-        """Give the model as one file with webui's names, and as a diffusers folder when asked for."""
+        """Give the model as one file with webui's names and what must lie beside it; also as a diffusers folder."""
         yield Artifact(
             kind=self.kind,
             stem=run.name,
             tensors=model.webui_state_dict(),
             metadata={**model.webui_metadata(), **_metadata(self.config)},
         )
+        for suffix, content in model.webui_sidecars().items():
+            yield BytesArtifact(kind=self.kind, stem=run.name, suffix=suffix, content=content)
         if self.config.diffusers:
             yield FolderArtifact(kind=self.kind, stem=f"{run.name}-diffusers", files=model.diffusers_files())
 

@@ -81,6 +81,10 @@ class HypernetworkMethod(Method[HypernetworkOptions]):
         if self.config.save_optimizer and run.optimizer is not None:
             yield make_sidecar(artifact, run.optimizer.name, run.optimizer.of([GROUP]))
 
+    def is_whole_in_files(self) -> bool:
+        """Tell whether it is trained alone, at full strength: a file holds neither a chain nor a strength."""
+        return not self.config.chain and self.config.strength == 1
+
     @property
     def _exported_form(self) -> Form:
         form = self._trained.form

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdtune.api import ConfigError, ModelError, write_artifact
+from sdtune.api import Conditioning, ConfigError, ModelError, write_artifact
 from sdtune.testing.webui import load_like_webui
 from sdtune_hypernetwork.config import HypernetworkOptions
 from sdtune_hypernetwork.files import Facts, make_artifact
@@ -219,6 +219,23 @@ def test_what_comfyui_computes_otherwise_is_told_before_training(make_model, cap
         assert not caplog.records
         attach(make_model(), dropout=(0, 0.1, 0), export_dropout=True)
     assert "ComfyUI leaves dropout on" in caplog.text
+
+
+def test_a_short_caption_beside_a_long_one_is_answered_as_if_alone(model):
+    """Networks with a bias make something of the zeros that fill the short one up; the mask hides it."""
+    _, groups = attach(model, activation="relu", layer_norm=True, activate_output=True)
+    randomise(groups)
+    hidden = model.encode_prompt(["a zwx dog", "red"]).hidden
+    short, length = hidden[:1], hidden.shape[1]
+    filled = torch.cat([hidden, torch.stack([torch.zeros_like(hidden[0]), hidden[1]])], dim=1)
+    mask = torch.arange(2 * length) < torch.tensor([[length], [2 * length]])
+    latents, steps = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
+    with torch.no_grad():
+        together = model.denoise(latents, steps, Conditioning(hidden=filled, mask=mask))
+        alone = model.denoise(latents[:1], steps[:1], Conditioning(hidden=short))
+        unmasked = model.denoise(latents, steps, Conditioning(hidden=filled))
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-4)
+    assert (unmasked[:1] - alone).abs().max() > 1e-3
 
 
 def test_gradient_checkpointing_changes_no_gradient(model):

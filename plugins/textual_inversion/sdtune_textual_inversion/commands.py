@@ -34,8 +34,7 @@ def create(
     """Write the embedding NAME, to be used as it is or trained from."""
     import torch
 
-    from sdtune.api import ModelOptions, open_model, write_artifact
-    from sdtune_textual_inversion.embedding import Embedding
+    from sdtune.api import Embedding, ModelOptions, open_model, write_artifact
     from sdtune_textual_inversion.files import make_artifact
     from sdtune_textual_inversion.method import initial_vectors
 
@@ -52,14 +51,15 @@ def create(
 @click.argument("file", type=click.Path(path_type=Path))
 def show(file: Path) -> None:
     """Tell what an embedding FILE holds."""
-    from sdtune_textual_inversion.embedding import checksum
-    from sdtune_textual_inversion.files import read_embedding
+    from sdtune.api import read_embedding, webui_checksum
 
     found = read_embedding(file)
     click.echo(f"name      {found.name}")
     for encoder, vectors in found.vectors.items():
         norm = float(vectors.norm(dim=1).mean())
-        click.echo(f"{encoder:<10}{len(vectors)} x {vectors.shape[1]}, mean norm {norm:.3f} [{checksum(vectors)}]")
+        click.echo(
+            f"{encoder:<10}{len(vectors)} x {vectors.shape[1]}, mean norm {norm:.3f} [{webui_checksum(vectors)}]"
+        )
     click.echo(f"step      {'not told' if found.step is None else found.step}")
     click.echo(f"model     {found.base_name or 'not told'} {found.base_hash}".rstrip())
 

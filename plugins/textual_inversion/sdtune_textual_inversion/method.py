@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from sdtune.api import ConfigError, Method, ModelError, ParamGroup, Problems
+from sdtune.api import ConfigError, Embedding, Method, ModelError, ParamGroup, Problems, read_embedding
 from sdtune_textual_inversion.config import TextualInversionOptions
-from sdtune_textual_inversion.embedding import Embedding, spread
-from sdtune_textual_inversion.files import make_artifact, read_embedding
+from sdtune_textual_inversion.files import make_artifact
+from sdtune_textual_inversion.initial import spread
 from sdtune_textual_inversion.templates import NAME, fill, mentions, read_template
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from sdtune.api import Embedding
 from sdtune.testing.models import open_tiny_sd1
-from sdtune_textual_inversion.embedding import Embedding
 
 
 @pytest.fixture(scope="session")

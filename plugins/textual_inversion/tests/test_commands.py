@@ -2,10 +2,10 @@ import pytest
 import torch
 
 import sdtune_textual_inversion
+from sdtune.api import read_embedding
 from sdtune.testing.runner import command
 from sdtune.testing.webui import load_like_webui
 from sdtune_textual_inversion.config import FORMATS
-from sdtune_textual_inversion.files import read_embedding
 
 PLUGINS = [sdtune_textual_inversion]
 

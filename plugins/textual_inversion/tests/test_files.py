@@ -2,10 +2,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sdtune.api import ConfigError, ModelError, write_artifact
+from sdtune.api import ConfigError, ModelError, read_embedding, write_artifact
 from sdtune.testing.webui import load_like_webui
 from sdtune_textual_inversion.config import FORMATS
-from sdtune_textual_inversion.files import make_artifact, read_embedding
+from sdtune_textual_inversion.files import make_artifact
 
 PROMPT = "a photo of a newt dog on a red boat"
 

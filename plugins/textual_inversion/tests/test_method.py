@@ -4,12 +4,11 @@ import pytest
 import torch
 
 import sdtune_textual_inversion
-from sdtune.api import ConfigError, ModelError
+from sdtune.api import ConfigError, ModelError, read_embedding
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
 from sdtune.testing.webui import load_like_webui
 from sdtune_textual_inversion.config import TextualInversionOptions
-from sdtune_textual_inversion.files import read_embedding
 from sdtune_textual_inversion.method import TextualInversionMethod
 
 PLUGINS = [sdtune_textual_inversion]

@@ -54,7 +54,8 @@ def reaches_every_parameter(subject: Subject, folder: Path) -> None:
 def starts_as_the_base(subject: Subject, folder: Path) -> None:
     """Compare the answer with the method attached, before any step, with that of the base model."""
     run = subject.assemble(folder)
-    found, base = predict(run.model), predict(subject.open_base(folder))
+    # torch chooses kernels by what requires a gradient, and another kernel gives other last digits
+    found, base = predict(run.model.requires_grad_(False)), predict(subject.open_base(folder))
     expect(torch.equal(found, base), f"the first answer is off by {distance(found, base):.2g} of the base model's")
 
 
@@ -123,7 +124,9 @@ def computes_in_bf16(subject: Subject, folder: Path) -> None:
     """Compare losses and gradients in bf16 with those in fp32."""
     found = trained(subject, "train.steps=2", "train.precision=bf16").metrics
     wanted = trained(subject).metrics[:2]
-    expect_like_metrics(found, wanted, SUMS, BF16_TOLERANCE, "bf16 is far from fp32")
+    expect_like_metrics(found[:1], wanted[:1], SUMS, BF16_TOLERANCE, "bf16 is far from fp32")
+    # the first update divides by the size of gradients, small ones too: from then on gradients are of other weights
+    expect_like_metrics(found[1:], wanted[1:], ("loss",), BF16_TOLERANCE, "bf16 is far from fp32")
 
 
 def swaps_averages(subject: Subject, folder: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdtune.api import ModelError
+from sdtune.errors import ModelError
+from sdtune.formats.card import CHUNK, encode_card, read_card
+from sdtune.formats.embedding import webui_embedding
 from sdtune.testing.images import draw_picture
-from sdtune_textual_inversion.card import CHUNK, encode_card, read_card
-from sdtune_textual_inversion.embedding import to_webui
 
 
 def as_json(embedding):
-    return json.dumps(to_webui(embedding), default=lambda tensor: {"TORCHTENSOR": tensor.tolist()}).encode()
+    return json.dumps(webui_embedding(embedding), default=lambda tensor: {"TORCHTENSOR": tensor.tolist()}).encode()
 
 
 def hide_in_pixels(picture, data):

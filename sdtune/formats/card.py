@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from sdtune.api import ModelError
-from sdtune_textual_inversion.embedding import Embedding, checksum, from_content, to_webui
+from sdtune.errors import ModelError
+from sdtune.formats.embedding import Embedding, from_content, webui_checksum, webui_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,26 +39,35 @@ def encode_card(embedding: Embedding, picture: Image.Image | None = None) -> byt
         picture: What it does; None draws its numbers.
     """
     chunk = PngInfo()
-    chunk.add_text(CHUNK, base64.b64encode(_to_json(to_webui(embedding))).decode())
+    chunk.add_text(CHUNK, base64.b64encode(_to_json(webui_embedding(embedding))).decode())
     buffer = BytesIO()
     _draw(embedding, picture or _picture_of_numbers(embedding)).save(buffer, "PNG", pnginfo=chunk)
     return buffer.getvalue()
 
 
 def read_card(path: Path) -> Embedding:
-    """Read an embedding out of a picture, from its text chunk or else from its pixels.
+    """Read an embedding out of a picture.
 
     Raises:
         ModelError: It is no picture, or there is none inside.
     """
+    content = read_card_content(path)
+    name = content.get("name") if isinstance(content, dict) else None
+    return from_content(content, name=name if isinstance(name, str) else path.stem, where=str(path))
+
+
+def read_card_content(path: Path) -> Any:
+    """Read what a picture holds, from its text chunk or else from its pixels: webui's dictionary, if all is well.
+
+    Raises:
+        ModelError: It is no picture, or there is nothing inside.
+    """
     try:
         with Image.open(path) as picture:
             text = picture.info.get(CHUNK)
-            content = _from_json(base64.b64decode(text)) if text else _from_pixels(_crop_black(picture))
+            return _from_json(base64.b64decode(text)) if text else _from_pixels(_crop_black(picture))
     except _BROKEN as error:
         raise ModelError(f"cannot read an embedding out of the picture: {error}", where=str(path)) from error
-    name = content.get("name") if isinstance(content, dict) else None
-    return from_content(content, name=name if isinstance(name, str) else path.stem, where=str(path))
 
 
 def _to_json(content: dict[str, Any]) -> bytes:
@@ -119,7 +128,7 @@ def _draw(embedding: Embedding, picture: Image.Image) -> Image.Image:
     card.paste(shown)
     pen = ImageDraw.Draw(card)
     pen.text((12, shown.height + 8), embedding.name, fill=_INK, font=ImageFont.load_default(24))
-    facts = f"{embedding.base_name}  [{checksum(next(iter(embedding.vectors.values())))}]"
+    facts = f"{embedding.base_name}  [{webui_checksum(next(iter(embedding.vectors.values())))}]"
     size = f"{embedding.count} vectors  {embedding.step or 0} steps"
     pen.text((12, shown.height + 40), f"{facts}  {size}".strip(), fill=_INK, font=ImageFont.load_default(14))
     return card

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from sdtune.api import ModelError
+from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +43,7 @@ class Embedding:
         return len(next(iter(self.vectors.values())))
 
 
-def to_webui(embedding: Embedding) -> dict[str, Any]:
+def webui_embedding(embedding: Embedding) -> dict[str, Any]:
     """Give the content of webui's `.pt`; with two text encoders, which that has no place for, their tensors alone."""
     vectors = {name: tensor.detach().float().cpu() for name, tensor in embedding.vectors.items()}
     if len(vectors) > 1:
@@ -60,7 +59,7 @@ def to_webui(embedding: Embedding) -> dict[str, Any]:
     }
 
 
-def to_tensors(embedding: Embedding) -> dict[str, Tensor]:
+def embedding_tensors(embedding: Embedding) -> dict[str, Tensor]:
     """Name the tensors of a `.safetensors` file: `emb_params`, or `clip_l` and `clip_g`."""
     vectors = {name: tensor.detach().float().cpu() for name, tensor in embedding.vectors.items()}
     return vectors if len(vectors) > 1 else {_ONE_TENSOR: next(iter(vectors.values()))}
@@ -100,20 +99,12 @@ def from_content(content: Any, *, name: str, where: str) -> Embedding:
     )
 
 
-def checksum(vectors: Tensor) -> str:
+def webui_checksum(vectors: Tensor) -> str:
     """Give webui's checksum of vectors (n, D): 4 hex digits, by `Embedding.checksum` of its textual_inversion.py."""
     rest = 0
     for value in (vectors.detach().float().cpu().reshape(-1) * 100).int().tolist():
         rest = (rest * 281 ^ value * 997) & 0xFFFFFFFF
     return f"{rest & 0xFFFF:04x}"
-
-
-def spread(vectors: Tensor, count: int) -> Tensor:
-    """Choose the initial vectors (count, D) from those of a text (L, D), as webui does; zeros from an empty one."""
-    if not len(vectors):
-        return vectors.new_zeros(count, vectors.shape[1])
-    used = vectors[:count]  # webui cuts the text to `count` tokens first
-    return used[torch.arange(count) * len(used) // count].clone()
 
 
 def _items(tensors: Any, where: str) -> Iterable[tuple[Any, Any]]:

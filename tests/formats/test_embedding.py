@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sdtune.api import ModelError
-from sdtune_textual_inversion.embedding import checksum, from_content, spread, to_tensors, to_webui
+from sdtune.errors import ModelError
+from sdtune.formats.embedding import embedding_tensors, from_content, webui_checksum, webui_embedding
 
 
 def read(content):
@@ -10,7 +10,7 @@ def read(content):
 
 
 def test_webuis_dictionary_has_its_fields(embedding):
-    content = to_webui(embedding)
+    content = webui_embedding(embedding)
     tensor = content.pop("string_to_param")["*"]
     assert content == {
         "string_to_token": {"*": 265},
@@ -24,16 +24,16 @@ def test_webuis_dictionary_has_its_fields(embedding):
 
 
 def test_webuis_dictionary_is_read_whole(embedding, same):
-    found = read(to_webui(embedding))
+    found = read(webui_embedding(embedding))
     assert same(found, embedding)
     facts = (found.name, found.step, found.base_hash, found.base_name, found.count)
     assert facts == ("newt", 12, "0123456789", "tiny", 3)
 
 
 def test_tensors_alone_are_read(embedding, wide_embedding, same):
-    assert to_tensors(embedding).keys() == {"emb_params"}
-    assert same(read(to_tensors(embedding)), embedding)
-    assert same(read(to_tensors(wide_embedding)), wide_embedding)
+    assert embedding_tensors(embedding).keys() == {"emb_params"}
+    assert same(read(embedding_tensors(embedding)), embedding)
+    assert same(read(embedding_tensors(wide_embedding)), wide_embedding)
 
 
 @pytest.mark.parametrize("shape", [(64,), (2, 64)])
@@ -65,21 +65,8 @@ def test_what_is_no_embedding_is_refused(content, message):
 def test_the_checksum_is_that_of_the_formula_by_hand():
     # 0.019 * 100 is cut to 1, -2.5 * 100 is -250: ((0 * 281) ^ 997) = 997, then (997 * 281) ^ (-250 * 997)
     expected = ((997 * 281) ^ (-250 * 997)) % 2**16
-    assert checksum(torch.tensor([[0.019, -2.5]])) == f"{expected:04x}"
+    assert webui_checksum(torch.tensor([[0.019, -2.5]])) == f"{expected:04x}"
 
 
 def test_the_checksum_is_four_digits():
-    assert checksum(torch.zeros(1, 3)) == "0000"
-
-
-@pytest.mark.parametrize(
-    ("words", "count", "expected"),
-    [(1, 3, [0, 0, 0]), (2, 5, [0, 0, 0, 1, 1]), (3, 3, [0, 1, 2]), (4, 2, [0, 1]), (2, 1, [0])],
-)
-def test_vectors_begin_by_webuis_index_rule(words, count, expected):
-    rows = torch.arange(words)[:, None].float()
-    assert spread(rows, count)[:, 0].tolist() == expected
-
-
-def test_no_words_begin_from_zeros():
-    assert torch.equal(spread(torch.zeros(0, 4), 2), torch.zeros(2, 4))
+    assert webui_checksum(torch.zeros(1, 3)) == "0000"

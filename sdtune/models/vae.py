@@ -1,0 +1,137 @@
+"""The VAE: another one in the model's place, and the precision it is computed in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdtune.errors import ModelError
+from sdtune.models import naming
+from sdtune.models.detect import describe
+from sdtune.models.storage import StoredPart, read_json
+from sdtune.models.tensors import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from sdtune.models.architecture import SDFamily
+    from sdtune.models.storage import StoredModel
+    from sdtune.models.tensors import TensorFile
+
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+_PREFIXES = (naming.WEBUI_PREFIX["vae"], "vae.", "")
+_OPTION = "model.vae"
+_LATENT_CHANNELS = 4
+
+
+def replace_vae(storage: StoredModel, path: Path | None, family: SDFamily) -> StoredModel:
+    """Put another VAE into a model's place for one; None leaves its own.
+
+    Raises:
+        ModelError: See `open_vae`.
+    """
+    if path is None:
+        return storage
+    own = storage.components.get("vae")
+    scaling_factor = family.scaling_factor if own is None else own.config.get("scaling_factor", family.scaling_factor)
+    other = open_vae(path, latent_channels=_LATENT_CHANNELS, scaling_factor=scaling_factor)
+    return replace(storage, components={**storage.components, "vae": other})
+
+
+def open_vae(path: Path, *, latent_channels: int, scaling_factor: float) -> StoredPart:
+    """Open a VAE by its header: a file as webui's `models/VAE` has them, or a diffusers folder.
+
+    Files hold bare names (`encoder.conv_in.weight`), or those of a whole model, of which the VAE is taken; ldm's names
+    or diffusers'.
+
+    Args:
+        path: The file, the VAE's folder, or a pipeline's folder.
+        latent_channels: Channels of the model's latents.
+        scaling_factor: Of the model's latents.
+
+    Raises:
+        ModelError: It is none, or one of another kind of model.
+    """
+    file = read_header(_find(path.expanduser()))
+    config = read_json(file.path.parent / "config.json") if path.expanduser().is_dir() else {}
+    names = _canonical_names(file)
+    if "decoder.conv_in.weight" not in names or "encoder.conv_in.weight" not in names:
+        raise ModelError(f"{path.name} is no VAE; it holds {describe(file.shapes)}", where=_OPTION)
+    channels = file.shapes[names["decoder.conv_in.weight"]][1]
+    own_factor = config.get("scaling_factor", scaling_factor)
+    if channels != latent_channels or own_factor != scaling_factor:
+        raise ModelError(
+            f"{path.name} is the VAE of another kind of model: "
+            f"{channels} latent channels (not {latent_channels}), scaled by {own_factor} (not {scaling_factor})",
+            where=_OPTION,
+        )
+    entries = {new: file.entries[old] for new, old in names.items()}
+    return StoredPart(component="vae", file=file, entries=entries, config=config)
+
+
+def choose_dtype(dtype: torch.dtype, config: Mapping[str, Any], *, overflows: bool) -> torch.dtype:
+    """Choose what a VAE is computed in: float32 instead of float16 where its numbers grow too large for that.
+
+    Args:
+        dtype: What the rest is computed in.
+        config: The VAE's own; `force_upcast: false`, as in SDXL's repaired VAE, says that float16 will do.
+        overflows: The VAEs of the family do, unless they are repaired.
+    """
+    is_safe = not overflows or config.get("force_upcast") is False
+    return dtype if is_safe or dtype != torch.float16 else torch.float32
+
+
+def encode(module: Any, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Encode (B, 3, H, W) pixels to the posterior's mean and std, both (B, C, h, w) float32, as the VAE scales them."""
+    posterior = module.encode(pixels.to(module.dtype)).latent_dist
+    return posterior.mean.float(), posterior.std.float()
+
+
+def decode(module: Any, latents: Tensor) -> tuple[Tensor, ...]:
+    """Decode (B, C, h, w) latents, as the VAE scales them, to (B, 3, H, W) float32 pixels."""
+    return (module.decode(latents.to(module.dtype), return_dict=False)[0].float(),)
+
+
+def is_finite(*tensors: Tensor) -> bool:
+    """Tell whether no number is NaN or infinite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def short_name(dtype: torch.dtype) -> str:
+    """Give a dtype's short name, e.g. `float16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _find(path: Path) -> Path:
+    if not path.exists():
+        raise ModelError(f"there is no VAE {path}", where=_OPTION, hint="give a file or a diffusers folder")
+    if not path.is_dir():
+        return path
+    for folder in (path, path / "vae"):
+        for name in _WEIGHTS:
+            if (folder / name).is_file():
+                return folder / name
+    raise ModelError(f"the folder {path} holds no VAE: no {_WEIGHTS[0]}", where=_OPTION)
+
+
+def _canonical_names(file: TensorFile) -> dict[str, str]:
+    """Map diffusers' names of a VAE to the names in a file."""
+    prefix = next(prefix for prefix in _PREFIXES if not prefix or f"{prefix}decoder.conv_in.weight" in file.entries)
+    own = [name.removeprefix(prefix) for name in file.entries if name.startswith(prefix)]
+    is_diffusers = any(name.startswith("decoder.up_blocks.") for name in own)
+    rename: Callable[[str], str] = (
+        naming.modern_vae_name if is_diffusers else naming.vae_renaming(naming.vae_levels(own)).inverse
+    )
+    return {new: prefix + name for name in own if (new := _renamed(rename, name))}
+
+
+def _renamed(rename: Callable[[str], str], name: str) -> str:
+    try:
+        return rename(name)
+    except KeyError:  # what only training needed: the loss, averaged weights
+        return ""

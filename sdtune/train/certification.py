@@ -1,0 +1,70 @@
+"""After the last step: prove that the exported files do elsewhere what was trained."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdtune.train.run import open_base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from sdtune.export.certificate import Certificate
+    from sdtune.export.probe import Probe
+    from sdtune.plugins import Registry
+    from sdtune.train.run import ExportedFile, Run
+
+logger = logging.getLogger(__name__)
+
+
+def certify_exports(
+    run: Run, files: Sequence[ExportedFile], answer: Callable[[Probe], Mapping[str, Tensor]], registry: Registry
+) -> Certificate | None:
+    """Read the delivered files back as other programs do, and write what is found into them and into `run.json`.
+
+    The trained model is asked first; then the base model is opened once more, beside it.
+
+    Args:
+        run: The run after its last step.
+        files: What it exported.
+        answer: Asks the trained model.
+        registry: Opens the base model.
+
+    Returns:
+        None: it is not wanted, there is nothing to read, or memory does not suffice.
+    """
+    from sdtune.export.certificate import FAMILIES, READABLE, certify, write_certificate
+    from sdtune.export.probe import Probe
+    from sdtune.formats.consumers.reading import open_file
+
+    delivered = [file for file in files if file.is_delivered and file.path.suffix in READABLE]
+    if not run.options.output.certify or not delivered or run.model.family not in FAMILIES:
+        return None
+    started = time.perf_counter()
+    delivered.sort(key=lambda file: file.kind != "checkpoint")  # an adapter acts on the checkpoint, not the other way
+    words = " ".join(file.path.stem for file in delivered if file.kind == "embedding")
+    has_vae = any(file.kind == "checkpoint" for file in delivered)
+    probe = Probe(captions=(f"a picture of {words}", run.index.instances[0].caption), has_vae=has_vae)
+    try:
+        trained = answer(probe) if run.method.is_whole_in_files() else None
+        base = open_base(run.options, registry)
+        for part in probe.parts:
+            base.load(part)
+        opened = [open_file(file.path, file.kind) for file in delivered]
+        certificate = certify(opened, base, probe, trained=trained, chosen=run.options.output.consumers)
+    except torch.OutOfMemoryError:
+        logger.warning("memory does not suffice to read the files back as other programs do; try sdtune verify")
+        return None
+    del opened
+    for file in delivered:
+        if file.path.suffix == ".safetensors":
+            write_certificate(file.path, certificate.facts(file.path.name))
+    run.folder.write_facts({"certificate": {file.path.name: certificate.facts(file.path.name) for file in delivered}})
+    logger.info("read back as other programs do, in %.1f s", time.perf_counter() - started)
+    return certificate

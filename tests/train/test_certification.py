@@ -1,0 +1,100 @@
+"""At the end of a run its files are read back as other programs do."""
+
+import json
+
+import pytest
+from safetensors import safe_open
+
+import sdtune_dreambooth
+import sdtune_hypernetwork
+import sdtune_lora
+import sdtune_lycoris
+import sdtune_textual_inversion
+from sdtune.errors import ModelError
+from sdtune.testing.images import write_images
+from sdtune.testing.runner import command, train
+from sdtune.testing.tiny import tiny_model
+
+BUNDLED = [sdtune_lora, sdtune_lycoris, sdtune_dreambooth, sdtune_textual_inversion, sdtune_hypernetwork]
+METHODS = {
+    "lora": ("lora.rank=4", "lora.alpha=2", "lora.conv_rank=2", "lora.text_encoder=true"),
+    "lycoris": ("lycoris.algo=lokr",),
+    "dylora": ("dylora.rank=4", "dylora.unit=2"),
+    "dreambooth": ("save.dtype=fp32",),
+    "textual_inversion": ("textual_inversion.token=zwx",),
+    "hypernetwork": (),
+    "lora+textual_inversion": ("textual_inversion.token=zwx",),
+}
+FAMILIES = ("sd1", "sd2", "sdxl")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """Give the options of a short run on a family's tiny model."""
+    folder = tmp_path_factory.mktemp("certify")
+    images = write_images(folder / "images", 2, sizes=[(128, 64)], caption="a photo of a zwx toy")[0].parent
+
+    def options(run, family="sd1"):
+        path = folder / family / "tiny.safetensors"
+        if not path.exists():
+            tiny_model(path, family)
+        return (
+            *(f"model.path={path}", f"data.path={images}", "data.resolution=128x64", "data.cache.latents=ram"),
+            *(f"output.dir={run}", "output.name=thing", "output.certify=true", "log.tensorboard=false"),
+            *("train.steps=3", "train.lr=1e-3"),
+        )
+
+    return options
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_bundled_method_passes(method, options, tmp_path):
+    run = train(BUNDLED, *options(tmp_path / "run"), f"method={method}", *METHODS[method])
+    facts = run.folder.read_facts()
+    assert facts["state"] == "done"
+    assert facts["certificate"].keys() == {file["name"] for file in facts["files"]}
+    for rows in facts["certificate"].values():
+        assert rows["a1111"]["used"] == rows["a1111"]["total"] > 0
+        assert all(row["error"] is not None for row in rows.values() if "not_supported" not in row)
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_other_families_pass(method, family, options, tmp_path):
+    run = train(BUNDLED, *options(tmp_path / "run", family), f"method={method}", *METHODS[method])
+    assert run.folder.read_facts()["certificate"]["thing.safetensors"]["diffusers"]["used"] > 0
+
+
+def test_the_file_tells_it(options, tmp_path):
+    run = train(BUNDLED, *options(tmp_path / "run"), "method=lora")
+    with safe_open(run.folder.exports / "thing.safetensors", "pt") as file:
+        told = json.loads(file.metadata()["sdtune.certificate"])
+    assert told == run.folder.read_facts()["certificate"]["thing.safetensors"]
+    assert told["kohya"].keys() == {"used", "total", "error"}
+
+
+def test_a_chosen_program_that_cannot_is_an_error_and_the_file_stays(options, tmp_path):
+    chosen = ("method=hypernetwork", "output.consumers=[diffusers]")
+    with pytest.raises(ModelError, match=r"diffusers does not use thing.pt as trained: not supported"):
+        train(BUNDLED, *options(tmp_path / "run"), *chosen)
+    assert (tmp_path / "run/exports/thing.pt").exists()
+    assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "done"
+
+
+def test_a_chain_no_file_holds_is_no_fault(options, tmp_path):
+    first = train(BUNDLED, *options(tmp_path / "first"), "method=hypernetwork").folder.exports / "thing.pt"
+    run = train(BUNDLED, *options(tmp_path / "second"), "method=hypernetwork", f"hypernetwork.chain=[{first}]")
+    assert run.folder.read_facts()["certificate"]["thing.pt"]["a1111"]["error"] == 0
+
+
+def test_verify_tells_it_on_the_command_line(options, tmp_path, capsys):
+    given = options(tmp_path / "run")
+    path = train(BUNDLED, *given, "method=lora").folder.exports / "thing.safetensors"
+    model = given[0].partition("=")[2]
+    assert command(BUNDLED, "verify", str(path), "--model", model, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["programs"].keys() == {"a1111", "comfyui", "kohya", "diffusers"}
+    assert command(BUNDLED, "verify", str(tmp_path / "no.safetensors"), "--model", model) == 2
+    assert command(BUNDLED, "verify", str(path), "--model", "demo", "--for", "kohya") == 4
+    assert "kohya (sd-scripts) does not use thing.safetensors as trained: refused" in capsys.readouterr().err
