@@ -63,14 +63,14 @@ def family_of_unet(shapes: Shapes) -> tuple[Family | None, str]:
     return None, "its UNet is of no known form"
 
 
-def family_of_vectors(widths: Iterable[int]) -> tuple[Family | None, str]:
-    """Tell the family of an embedding by the widths of its vectors."""
-    found = sorted(widths)
-    family: Family | None = "sdxl" if found == [768, 1280] else None
-    if len(found) == 1:
-        family = CONTEXT_FAMILIES.get(found[0])
-    told = " and ".join(str(width) for width in found)
-    return family, f"its vectors are {told} wide" + ("" if family else ", as no family's")
+def family_of_vectors(widths: Sequence[int], metadata: Mapping[str, str]) -> tuple[Family | None, str]:
+    """Tell the family of an embedding by the widths of its vectors, one for each text encoder."""
+    told = " and ".join(str(width) for width in widths)
+    if len(widths) == 2:
+        return "sdxl", f"it has vectors for two text encoders, {told} wide"
+    if family := CONTEXT_FAMILIES.get(widths[0]):
+        return family, f"its vectors are {told} wide"
+    return family_of_metadata(metadata) or (None, f"its vectors are {told} wide, as no family's")
 
 
 def family_of_sizes(sizes: Iterable[int]) -> tuple[Family | None, str]:

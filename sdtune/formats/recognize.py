@@ -85,7 +85,7 @@ def _as_embedding(contents: Contents) -> FileFacts | None:
     widths = embedding_widths(contents)
     if not widths:
         return None
-    family, reason = families.family_of_vectors(widths.values())
+    family, reason = families.family_of_vectors(list(widths.values()), contents.metadata)
     return FileFacts(contents=contents, kind="embedding", family=family, family_reason=reason)
 
 
