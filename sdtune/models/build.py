@@ -71,6 +71,14 @@ def construct(component: Component, config: Mapping[str, Any], family: SDFamily)
     return cast("nn.Module", model(configuration.from_dict(dict(config))))
 
 
+def unrounded(tensor: torch.Tensor, stored: StoredPart, name: str) -> torch.Tensor:
+    """Give a weight as stored where what is held is that, in fewer bits."""
+    if tensor.dtype == torch.float32 or name not in stored.entries:
+        return tensor
+    whole = stored.read(name).reshape(tensor.shape)
+    return whole if torch.equal(whole.to(tensor.dtype), tensor.cpu()) else tensor
+
+
 def module_prefix(module: nn.Module, component: str) -> str:
     """Tell what stands before a canonical name's beginning in the module of this transformers version.
 

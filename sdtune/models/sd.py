@@ -72,9 +72,8 @@ class StableDiffusion(DiffusionModel):
         )
 
     def _native_px(self) -> int:
-        stored_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor
-        v_px = self._family.v_px if self.prediction == "v_prediction" else None
-        return stored_px or v_px or self._family.native_px
+        own_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor
+        return own_px or (self.prediction == "v_prediction" and self._family.v_px) or self._family.native_px
 
     def describe(self) -> str:
         """See `DiffusionModel.describe`."""
@@ -157,7 +156,6 @@ class StableDiffusion(DiffusionModel):
     @torch.no_grad()
     def _run_vae(self, compute: Callable[[Any, Tensor], tuple[Tensor, ...]], given: Tensor) -> tuple[Tensor, ...]:
         """Compute with the VAE; where half precision overflows, once more in float32, and from then on."""
-        given = given.to(self.source.device)
         answer = compute(self.part("vae"), given)
         if self._vae_dtype == torch.float32 or vae.is_finite(*answer) or not vae.is_finite(given):
             return answer
@@ -329,7 +327,7 @@ class StableDiffusion(DiffusionModel):
         files: dict[str, Mapping[str, Tensor] | bytes] = {}
         for component in self._family.components:
             empty = build.build_empty(self._stored(component), self._family)
-            files |= snapshot.part_files(component, empty, _as_diffusers(component, self._weights(component)))
+            files |= snapshot.part_files(component, empty, self._weights(component))
         place = find_tokenizer(self.source.path, self.source.options.tokenizer)
         for text in self._family.texts:
             folder = snapshot.tokenizer_folder(text.component)
@@ -378,7 +376,7 @@ class StableDiffusion(DiffusionModel):
             return {name: stored.read(name) for name in stored.entries}
         module = self.get_submodule(component)
         prefix = build.module_prefix(module, component)
-        return {prefix + name: _unrounded(t, stored, prefix + name) for name, t in module.state_dict().items()}
+        return {prefix + name: build.unrounded(t, stored, prefix + name) for name, t in module.state_dict().items()}
 
 
 class StableDiffusion1(StableDiffusion):
@@ -400,18 +398,3 @@ class StableDiffusionXL(StableDiffusion):
 
     def __init__(self, source: ModelSource) -> None:
         super().__init__(source, SDXL)
-
-
-def _unrounded(tensor: Tensor, stored: StoredPart, name: str) -> Tensor:
-    """Give a weight as stored where what is held is that, in fewer bits."""
-    if tensor.dtype == torch.float32 or name not in stored.entries:
-        return tensor
-    whole = stored.read(name).reshape(tensor.shape)
-    return whole if torch.equal(whole.to(tensor.dtype), tensor.cpu()) else tensor
-
-
-def _as_diffusers(component: Component, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the VAE's attention weights diffusers' shape, that of a linear layer."""
-    if component != "vae":
-        return dict(weights)
-    return {name: t.flatten(1) if naming.is_vae_attention(name) else t for name, t in weights.items()}

@@ -44,7 +44,14 @@ def part_files(
     """
     file = _WEIGHTS if component in naming.WEBUI_PREFIX else _TEXT_WEIGHTS
     config = module.config.to_json_string() if file == _TEXT_WEIGHTS else _diffusers_config(module)  # type: ignore[union-attr, operator]  # both libraries
-    return {f"{component}/{file}": dict(weights), f"{component}/config.json": config.encode()}
+    return {f"{component}/{file}": _as_diffusers(component, weights), f"{component}/config.json": config.encode()}
+
+
+def _as_diffusers(component: Component, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the VAE's attention weights diffusers' shape, that of a linear layer."""
+    if component != "vae":
+        return dict(weights)
+    return {name: t.flatten(1) if naming.is_vae_attention(name) else t for name, t in weights.items()}
 
 
 def pipeline_files(

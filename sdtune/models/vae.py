@@ -88,13 +88,13 @@ def choose_dtype(dtype: torch.dtype, config: Mapping[str, Any], *, overflows: bo
 
 def encode(module: Any, pixels: Tensor) -> tuple[Tensor, ...]:
     """Encode (B, 3, H, W) pixels to the posterior's mean and std, both (B, C, h, w) float32, as the VAE scales them."""
-    posterior = module.encode(pixels.to(module.dtype)).latent_dist
+    posterior = module.encode(pixels.to(module.device, module.dtype)).latent_dist
     return posterior.mean.float(), posterior.std.float()
 
 
 def decode(module: Any, latents: Tensor) -> tuple[Tensor, ...]:
     """Decode (B, C, h, w) latents, as the VAE scales them, to (B, 3, H, W) float32 pixels."""
-    return (module.decode(latents.to(module.dtype), return_dict=False)[0].float(),)
+    return (module.decode(latents.to(module.device, module.dtype), return_dict=False)[0].float(),)
 
 
 def is_finite(*tensors: Tensor) -> bool:
