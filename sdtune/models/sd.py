@@ -72,9 +72,8 @@ class StableDiffusion(DiffusionModel):
         )
 
     def _native_px(self) -> int:
-        stored_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor
-        v_px = self._family.v_px if self.prediction == "v_prediction" else None
-        return stored_px or v_px or self._family.native_px
+        own_px = (self._stored("unet").config.get("sample_size") or 0) * self.latent_factor
+        return own_px or (self.prediction == "v_prediction" and self._family.v_px) or self._family.native_px
 
     def describe(self) -> str:
         """See `DiffusionModel.describe`."""
@@ -157,7 +156,6 @@ class StableDiffusion(DiffusionModel):
     @torch.no_grad()
     def _run_vae(self, compute: Callable[[Any, Tensor], tuple[Tensor, ...]], given: Tensor) -> tuple[Tensor, ...]:
         """Compute with the VAE; where half precision overflows, once more in float32, and from then on."""
-        given = given.to(self.source.device)
         answer = compute(self.part("vae"), given)
         if self._vae_dtype == torch.float32 or vae.is_finite(*answer) or not vae.is_finite(given):
             return answer

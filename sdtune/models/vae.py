@@ -11,7 +11,7 @@ from sdtune.errors import ModelError
 from sdtune.models import naming
 from sdtune.models.detect import describe
 from sdtune.models.storage import StoredPart, read_json
-from sdtune.models.tensors import read_header
+from sdtune.models.weights import find_weights, open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sdtune.models.storage import StoredModel
     from sdtune.models.tensors import TensorFile
 
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+_WEIGHTS = "diffusion_pytorch_model"
 _PREFIXES = (naming.WEBUI_PREFIX["vae"], "vae.", "")
 _OPTION = "model.vae"
 _LATENT_CHANNELS = 4
@@ -57,7 +57,7 @@ def open_vae(path: Path, *, latent_channels: int, scaling_factor: float) -> Stor
     Raises:
         ModelError: It is none, or one of another kind of model.
     """
-    file = read_header(_find(path.expanduser()))
+    file = open_weights(_find(path.expanduser()))
     config = read_json(file.path.parent / "config.json") if path.expanduser().is_dir() else {}
     names = _canonical_names(file)
     if "decoder.conv_in.weight" not in names or "encoder.conv_in.weight" not in names:
@@ -88,13 +88,13 @@ def choose_dtype(dtype: torch.dtype, config: Mapping[str, Any], *, overflows: bo
 
 def encode(module: Any, pixels: Tensor) -> tuple[Tensor, ...]:
     """Encode (B, 3, H, W) pixels to the posterior's mean and std, both (B, C, h, w) float32, as the VAE scales them."""
-    posterior = module.encode(pixels.to(module.dtype)).latent_dist
+    posterior = module.encode(pixels.to(module.device, module.dtype)).latent_dist
     return posterior.mean.float(), posterior.std.float()
 
 
 def decode(module: Any, latents: Tensor) -> tuple[Tensor, ...]:
     """Decode (B, C, h, w) latents, as the VAE scales them, to (B, 3, H, W) float32 pixels."""
-    return (module.decode(latents.to(module.dtype), return_dict=False)[0].float(),)
+    return (module.decode(latents.to(module.device, module.dtype), return_dict=False)[0].float(),)
 
 
 def is_finite(*tensors: Tensor) -> bool:
@@ -112,11 +112,8 @@ def _find(path: Path) -> Path:
         raise ModelError(f"there is no VAE {path}", where=_OPTION, hint="give a file or a diffusers folder")
     if not path.is_dir():
         return path
-    for folder in (path, path / "vae"):
-        for name in _WEIGHTS:
-            if (folder / name).is_file():
-                return folder / name
-    raise ModelError(f"the folder {path} holds no VAE: no {_WEIGHTS[0]}", where=_OPTION)
+    inner = path / "vae"
+    return find_weights(inner if inner.is_dir() else path, _WEIGHTS)
 
 
 def _canonical_names(file: TensorFile) -> dict[str, str]:

@@ -422,12 +422,13 @@ def test_numbers_have_three_digits():
 
 LEAVES = """
     lora_down.weight lora_up.weight lora_mid.weight alpha hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 lokr_w1
-    lokr_w2 lokr_w1_a lokr_w2_b lokr_t2 diff diff_b a1.weight a2.weight b1.weight b2.weight oft_blocks rescale w_norm on_input
-    dora_scale
+    lokr_w2 lokr_w1_a lokr_w2_b lokr_t2 diff diff_b a1.weight a2.weight b1.weight b2.weight oft_blocks rescale w_norm
+    on_input dora_scale
 """.split()
 MODELS = """
     model.diffusion_model.input_blocks.0.0.weight model.diffusion_model.out.2.weight clip_l string_to_param.*
-    conv_in.weight time_embedding.linear_1.weight first_stage_model.encoder.conv_in.weight text_model.embeddings.token_embedding.weight
+    conv_in.weight time_embedding.linear_1.weight first_stage_model.encoder.conv_in.weight
+    text_model.embeddings.token_embedding.weight
 """.split()
 
 

@@ -49,7 +49,7 @@ def pixels():
     return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.fixture(params=["bare", "prefixed", "model file", "vae folder", "model folder", "diffusers file"])
+@pytest.fixture(params=["bare", "prefixed", "pickled", "model file", "vae folder", "model folder", "diffusers file"])
 def vae_path(request, tmp_path, other, other_file):
     """The other VAE in each form it is found in."""
     tensors = {name: tensor for name, tensor in load_file(other_file).items() if name.startswith(PREFIX)}
@@ -59,6 +59,9 @@ def vae_path(request, tmp_path, other, other_file):
             save_file({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}, path)
         case "prefixed":
             save_file(tensors, path)
+        case "pickled":
+            path = tmp_path / "other.vae.pt"
+            torch.save({"state_dict": {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}}, path)
         case "model file":
             path = other_file
         case "vae folder":
@@ -121,10 +124,12 @@ def test_the_vae_of_another_family_is_refused(tmp_path, base):
         open_with(base, vae=folder)
 
 
-@pytest.mark.parametrize("name", ["nothing.safetensors", "empty"])
-def test_a_vae_that_is_not_there_is_refused(tmp_path, base, name):
+@pytest.mark.parametrize(
+    ("name", "message"), [("nothing.safetensors", "there is no VAE"), ("empty", r"has no diffusion_pytorch_model")]
+)
+def test_a_vae_that_is_not_there_is_refused(tmp_path, base, name, message):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"model\.vae"):
+    with pytest.raises(ModelError, match=message):
         open_with(base, vae=tmp_path / name)
 
 
