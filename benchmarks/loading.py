@@ -1,9 +1,10 @@
 """Measure the memory and the time that loading a full-width model takes, from each kind of file.
 
-    python benchmarks/loading.py [--family sd1] [--dtype fp16] [--into bf16] [--folder DIR]
+    python benchmarks/loading.py [--family sd1] [--dtype fp16] [--into bf16] [--kinds m.safetensors m.ckpt] [--folder DIR]
 
 Random weights. Each kind is loaded in a process of its own, part by part, all parts kept. Read the ratio: peak memory
-that loading added, over the bytes of the weights that are kept.
+that loading added, over the bytes of the weights that are kept. The last column counts the layers adapters may act on:
+attention of the UNet, then each text encoder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdtune.models.base import DiffusionModel
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 KINDS = ("m.safetensors", "m.ckpt", "old.ckpt")
@@ -26,6 +34,7 @@ def main() -> None:
     parser.add_argument("--family", default="sd1")
     parser.add_argument("--dtype", default="fp16", choices=DTYPES, help="as stored")
     parser.add_argument("--into", default="bf16", choices=DTYPES, help="as kept")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--folder", type=Path, help="where the files are made, and kept")
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -34,15 +43,16 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
-        write(folder, given.family, given.dtype)
+        write(folder, given.family, given.dtype, given.kinds)
         print(f"{given.family}, {given.dtype} into {given.into}\n")
-        print("| file | GB | detected, s | loaded, s | weights kept, MiB | peak over them |\n|---|--:|--:|--:|--:|--:|")
-        for kind in KINDS:
+        print("| file | GB | detected, s | loaded, s | weights kept, MiB | peak over them | layers |")
+        print("|---|--:|--:|--:|--:|--:|--:|")
+        for kind in given.kinds:
             print(row(folder / kind, given.into), flush=True)
 
 
-def write(folder: Path, family: str, dtype: str) -> None:
-    """Write a model once, and the same weights in both formats of torch.save."""
+def write(folder: Path, family: str, dtype: str, kinds: Sequence[str]) -> None:
+    """Write a model once, and the same weights in the formats of torch.save that are asked for."""
     import torch
     from safetensors.torch import load_file
 
@@ -51,9 +61,9 @@ def write(folder: Path, family: str, dtype: str) -> None:
     plain, archive, old = (folder / kind for kind in KINDS)
     if not plain.exists():
         full_model(plain, family, getattr(torch, DTYPES[dtype]))
-    content = {"state_dict": load_file(plain), "global_step": 1}
     for path, is_archive in ((archive, True), (old, False)):
-        if not path.exists():
+        if path.name in kinds and not path.exists():
+            content = {"state_dict": load_file(plain), "global_step": 1}
             torch.save(content, path, _use_new_zipfile_serialization=is_archive)
 
 
@@ -66,7 +76,7 @@ def row(path: Path, into: str) -> str:
     size = path.stat().st_size / 1e9
     return (
         f"| `{path.name}` | {size:.2f} | {r['detected']:.2f} | {r['loaded']:.1f} | {r['kept'] / 2**20:,.0f} "
-        f"| **{r['peak'] / r['kept']:.3f} x** |"
+        f"| **{r['peak'] / r['kept']:.3f} x** | {r['layers']} |"
     )
 
 
@@ -93,8 +103,15 @@ def load(path: Path, into: str) -> None:
         model.load(part)
     loaded = time.perf_counter() - begin
     kept = sum(p.nbytes for p in model.parameters())
-    report = {"detected": detected, "loaded": loaded, "kept": kept, "peak": memory_bytes("VmHWM") - before}
+    peak = memory_bytes("VmHWM") - before
+    report = {"detected": detected, "loaded": loaded, "kept": kept, "peak": peak, "layers": count_layers(model)}
     print(json.dumps(report))
+
+
+def count_layers(model: DiffusionModel) -> str:
+    targets = model.targets(("unet", "text_encoder"))
+    counts = Counter(target.path.split(".")[0] for target in targets if target.kind in ("attention", "text"))
+    return " / ".join(str(count) for count in counts.values())
 
 
 def warm_up() -> None:

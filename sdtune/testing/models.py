@@ -41,14 +41,14 @@ def open_tiny(path: Path, family: str, *, parts: Sequence[Part] = ("unet", "text
     """
     import torch
 
-    from sdtune.models.architecture import FAMILIES
+    from sdtune.models import sd
     from sdtune.models.base import ModelSource
-    from sdtune.models.sd import StableDiffusion
 
     if not path.exists():
         tiny_model(path, family)
     source = ModelSource(path=path, name=path.stem, dtype=torch.float32, device=torch.device("cpu"))
-    model = StableDiffusion(source, FAMILIES[family])
+    classes = {"sd1": sd.StableDiffusion1, "sd2": sd.StableDiffusion2, "sdxl": sd.StableDiffusionXL}
+    model = classes[family](source)
     for part in parts:
         model.load(part)
     return model

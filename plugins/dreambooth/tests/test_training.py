@@ -64,7 +64,7 @@ def exported(run):
 
 def reopened(path, tokenizer):
     model = open_tiny_sd1(path, parts=())
-    model = type(model)(replace(model.source, tokenizer=tokenizer))
+    model = type(model)(replace(model.source, options=model.source.options.model_copy(update={"tokenizer": tokenizer})))
     for part in ("unet", "text_encoder"):
         model.load(part)
     return model
