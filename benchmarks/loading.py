@@ -1,6 +1,6 @@
 """Measure the memory and the time that loading a full-width model takes, from each kind of file.
 
-    python benchmarks/loading.py [--family sd1] [--dtype fp16] [--into bf16] [--kinds m.safetensors m.ckpt] [--folder DIR]
+    python benchmarks/loading.py [--family sd1] [--dtype fp16] [--into bf16] [--kinds m.ckpt] [--folder DIR]
 
 Random weights. Each kind is loaded in a process of its own, part by part, all parts kept. Read the ratio: peak memory
 that loading added, over the bytes of the weights that are kept. The last column counts the layers adapters may act on:
