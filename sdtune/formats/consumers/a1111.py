@@ -16,13 +16,14 @@ from sdtune.formats.consumers import adapters, contexts, embeddings, formulas
 from sdtune.formats.consumers.adapters import find_algorithm, keys_of, note_layer, weight_change
 from sdtune.formats.consumers.checkpoints import read_checkpoint
 from sdtune.formats.consumers.ldm import unet_layers
-from sdtune.formats.consumers.reading import BaseView, File, Reading
+from sdtune.formats.consumers.reading import BaseView, File, NeverError, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from sdtune.formats.consumers.adapters import Algorithm
     from sdtune.formats.consumers.reading import Group
     from sdtune.models.base import DiffusionModel
 
@@ -91,12 +92,21 @@ def read_adapters(file: File, view: BaseView) -> Reading:
             reading.skip(keys_of(layer, group), "no layer has this name")
             continue
         algorithm = find_algorithm(group, _ALGORITHMS)
+        if algorithm is None and find_algorithm(group, adapters.ALGORITHMS):
+            return Reading(unsupported=f"it has no algorithm for {', '.join(sorted(group))} ({layer})")
         if algorithm is None:
             return Reading(refused=f"{layer} holds {', '.join(sorted(group))}, which no algorithm accepts")
+        reading.weakness = reading.weakness or _weakness(algorithm, group)
         change = weight_change(algorithm, group, _decompose)
         note_layer(reading, layer, group, target, algorithm, change=change, view=view)
     _apply_fused(reading, view)
     return reading
+
+
+def _weakness(algorithm: Algorithm, group: Group) -> str:
+    if adapters.has_row_magnitudes(group):
+        return "it takes DoRA's magnitudes of output rows for those of input columns"
+    return "it passes over the alpha of GLoRA" if "a1.weight" in algorithm.names else ""
 
 
 def _layers(view: BaseView) -> Iterator[tuple[str, str]]:
@@ -178,8 +188,14 @@ def _decompose(weight: Tensor, merged: Tensor, magnitudes: Tensor) -> Tensor:
 
 def _gains(weight: Tensor, group: Group) -> Tensor:
     if weight.dim() == 4 and not bool(group["on_input"].item()):
-        raise ValueError("gains of a convolution's output channels cannot be broadcast")
+        raise NeverError("gains of a convolution's output channels cannot be broadcast")
     return formulas.gains(weight, group)
+
+
+def _bilinear(weight: Tensor, group: Group) -> Tensor:
+    if not adapters.is_old_bilinear(group):
+        raise NeverError("it knows GLoRA's layout before LyCORIS 3 only")
+    return formulas.bilinear(weight, group, is_old=True)
 
 
 _ALGORITHMS = (
@@ -192,7 +208,7 @@ _ALGORITHMS = (
     replace(
         adapters.BILINEAR,
         needs=adapters.having("a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha"),
-        delta=lambda weight, group: formulas.bilinear(weight, group, is_old=True),
+        delta=_bilinear,
         rank=lambda group: None,
     ),
     adapters.ROTATION,
@@ -219,7 +235,8 @@ def _apply_fused(reading: Reading, view: BaseView) -> None:
             reading.unknown |= dict.fromkeys(use.keys, "biases of fused attention are not changed")
         else:
             lacking = ", ".join(sorted(_PARTS - found[place["attention"]]))
-            reading.skip(use.keys, f"fused attention needs q, k, v and out together; not there: {lacking}")
+            reason = f"fused attention needs q, k, v and out together; not there: {lacking}"
+            reading.unknown |= dict.fromkeys(use.keys, reason)
     reading.uses = kept
 
 

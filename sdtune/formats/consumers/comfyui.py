@@ -16,7 +16,7 @@ from sdtune.formats.consumers import adapters, contexts, embeddings, formulas
 from sdtune.formats.consumers.adapters import find_algorithm, keys_of, note_layer, weight_change
 from sdtune.formats.consumers.checkpoints import read_checkpoint
 from sdtune.formats.consumers.ldm import unet_layers
-from sdtune.formats.consumers.reading import BaseView, File, Reading, Use, unpickle
+from sdtune.formats.consumers.reading import BaseView, File, NeverError, Reading, Use, unpickle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,7 +47,9 @@ def _read_loaded(file: File, view: BaseView) -> Reading:
     except ModelError as error:
         return Reading(refused=str(error))
     if file.kind == "hypernetwork":
-        return contexts.read_networks(content, view, contexts.comfyui_network)
+        reading = contexts.read_networks(content, view, contexts.comfyui_network)
+        reading.weakness = contexts.comfyui_weakness(content)
+        return reading
     return _read_embedding(file, view, content)
 
 
@@ -80,17 +82,26 @@ def read_adapters(file: File, view: BaseView) -> Reading:
 def _read_layer(reading: Reading, layer: str, group: Group, target: str, view: BaseView) -> None:
     algorithm = find_algorithm(group, _ALGORITHMS)
     if algorithm is None:
-        unknown = adapters.GAINS.needs(group)
+        unknown = find_algorithm(group, adapters.ALGORITHMS)
         reading_of = reading.unknown if unknown else reading.skipped
         reading_of |= dict.fromkeys(keys_of(layer, group), "no algorithm knows these tensors")
         return
     bias = {name: group[name] for name in ("diff_b",) if name in group and name not in algorithm.names}
     rest = {name: tensor for name, tensor in group.items() if name not in bias}
     change = weight_change(algorithm, rest, _decompose)
+    reading.weakness = reading.weakness or _weakness(group)
     note_layer(reading, layer, rest, target, algorithm, change=change, view=view)
     for name, tensor in bias.items():  # beside any algorithm
         use = Use(target=f"{target}.bias", keys=keys_of(layer, (name,)), change=adapters.added(tensor))
         reading.uses.append(use)
+
+
+def _weakness(group: Group) -> str:
+    if adapters.has_row_magnitudes(group):
+        return "it divides DoRA's magnitudes of output rows by lengths of the base model's rows"
+    if "oft_blocks" in group and ("rescale" in group or float(group.get("alpha", torch.tensor(0.0))) > 0):
+        return "it knows no gains of a rotation, and takes alpha itself for its limit"
+    return ""
 
 
 def _names(view: BaseView) -> Iterator[tuple[str, str]]:
@@ -117,7 +128,7 @@ def _decompose(weight: Tensor, merged: Tensor, magnitudes: Tensor) -> Tensor:
 
 def _kronecker(weight: Tensor, group: Group) -> Tensor:
     if "lokr_t2" in group:
-        raise ValueError("the Kronecker product of a Tucker factor fails")
+        raise NeverError("the Kronecker product of a Tucker factor fails")
     return formulas.kronecker(group)
 
 
@@ -132,7 +143,7 @@ def _rotate(weight: Tensor, group: Group) -> Tensor:
     blocks = group["oft_blocks"].float()
     is_butterfly = blocks.dim() == 4
     if is_butterfly and "alpha" not in group:
-        raise ValueError("a butterfly without alpha fails")
+        raise NeverError("a butterfly without alpha fails")
     limit = float(group["alpha"]) if "alpha" in group else 0.0
     turned = formulas.rotated(weight, formulas.rotations(blocks, limit))
     gain = group["rescale"].float() if is_butterfly and "rescale" in group else 1.0
