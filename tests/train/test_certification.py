@@ -71,7 +71,7 @@ def test_the_file_tells_it(options, tmp_path):
     with safe_open(run.folder.exports / "thing.safetensors", "pt") as file:
         told = json.loads(file.metadata()["sdtune.certificate"])
     assert told == run.folder.read_facts()["certificate"]["thing.safetensors"]
-    assert told["kohya"].keys() == {"used", "total", "error"}
+    assert told["kohya"].keys() == {"used", "total", "error", "weights"}
 
 
 def test_a_chosen_program_that_cannot_is_an_error_and_the_file_stays(options, tmp_path):
@@ -80,6 +80,20 @@ def test_a_chosen_program_that_cannot_is_an_error_and_the_file_stays(options, tm
         train(BUNDLED, *options(tmp_path / "run"), *chosen)
     assert (tmp_path / "run/exports/thing.pt").exists()
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "done"
+
+
+@pytest.mark.parametrize("option", ["webui_dir", "comfyui_dir"])
+def test_a_folder_that_gets_a_copy_chooses_its_program(option, options, tmp_path):
+    (tmp_path / "ui").mkdir()
+    given = (*options(tmp_path / "run"), "method=hypernetwork", f"output.{option}={tmp_path / 'ui'}")
+    weak = ("hypernetwork.layer_norm=true", "hypernetwork.activation=relu", "hypernetwork.activate_output=false")
+    if option == "comfyui_dir":
+        with pytest.raises(ModelError, match="ComfyUI does not use thing.pt as trained: wrong by nature"):
+            train(BUNDLED, *given, *weak)
+        assert not list((tmp_path / "ui").rglob("*.pt"))
+    else:
+        train(BUNDLED, *given, *weak)
+        assert len(list((tmp_path / "ui").rglob("*.pt"))) == 1
 
 
 def test_a_chain_no_file_holds_is_no_fault(options, tmp_path):

@@ -14,7 +14,8 @@ import torch
 
 from sdtune.formats.consumers import adapters, contexts, embeddings, formulas
 from sdtune.formats.consumers.adapters import find_algorithm, keys_of, note_layer, weight_change
-from sdtune.formats.consumers.checkpoints import read_checkpoint
+from sdtune.formats.consumers.applying import applied
+from sdtune.formats.consumers.checkpoints import note_prediction, read_checkpoint
 from sdtune.formats.consumers.ldm import unet_layers
 from sdtune.formats.consumers.reading import BaseView, File, NeverError, Reading
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from sdtune.formats.consumers.adapters import Algorithm
     from sdtune.formats.consumers.reading import Group
-    from sdtune.models.base import DiffusionModel
+    from sdtune.models.base import DiffusionModel, Prediction
 
 _RESNET = {
     "conv1": "in_layers_2",
@@ -37,6 +38,7 @@ _RESNET = {
 }
 _FUSED = re.compile(r"(?P<attention>.*self_attn)\.(?P<side>q|k|v|out)_proj")
 _PARTS = frozenset({"q", "k", "v", "out"})
+_YAML_V = re.compile(r"""parameterization:\s*["']?v\b|VScaling""")
 
 
 def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
@@ -45,7 +47,7 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
         case "lora":
             return read_adapters(file, view)
         case "checkpoint":
-            return _read_checkpoint(file, view)
+            return _read_checkpoint(file, view, model)
         case "embedding":
             content, refused = _load(file)
             return Reading(refused=refused) if refused else embeddings.read_vectors(file, view, content)
@@ -68,7 +70,7 @@ def _load(file: File) -> tuple[Mapping[Any, Any], str]:
     return (content, "") if isinstance(content, dict) else ({}, "it holds no dictionary")
 
 
-def _read_checkpoint(file: File, view: BaseView) -> Reading:
+def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Reading:
     names = file.tensors.keys()
     found = "sd1"
     if "conditioner.embedders.1.model.ln_final.weight" in names:
@@ -77,7 +79,33 @@ def _read_checkpoint(file: File, view: BaseView) -> Reading:
         found = "sd2"
     if found != view.family:
         return Reading(refused=f"it is taken for a model of the family {found}")
-    return read_checkpoint(file, view)
+    reading = read_checkpoint(file, view)
+    if not reading.refused:
+        note_prediction(reading, model, *_prediction(file, reading, model))
+    return reading
+
+
+def _prediction(file: File, reading: Reading, model: DiffusionModel) -> tuple[Prediction, str]:
+    """Follow the `.yaml` beside the file; without one SD2 is asked, and all others predict noise."""
+    config = file.path.with_suffix(".yaml")
+    if config.is_file():
+        is_v = _YAML_V.search(config.read_text(encoding="utf-8", errors="replace"))
+        return "v_prediction" if is_v else "epsilon", config.name
+    if model.family != "sd2":
+        return "epsilon", f"there is no {config.name}"
+    return ("v_prediction" if _changes_constants(reading, model) else "epsilon"), "the model's answer to constants"
+
+
+@torch.no_grad()
+def _changes_constants(reading: Reading, model: DiffusionModel) -> bool:
+    """Tell v by `is_using_v_parameterization_for_sd2`: at the last step it lowers latents of 0.5 by more than 1."""
+    unet: Any = model.part("unet")
+    like: Tensor = next(unet.parameters())
+    latents = like.new_full((1, model.latent_channels, 8, 8), 0.5)
+    context = like.new_zeros(1, 2, unet.config.cross_attention_dim)
+    with applied(model, [reading]):
+        answer = unet(latents, 999, encoder_hidden_states=context).sample
+    return float((answer - latents).mean()) < -1
 
 
 def read_adapters(file: File, view: BaseView) -> Reading:
@@ -100,7 +128,19 @@ def read_adapters(file: File, view: BaseView) -> Reading:
         change = weight_change(algorithm, group, _decompose)
         note_layer(reading, layer, group, target, algorithm, change=change, view=view)
     _apply_fused(reading, view)
+    family = _family_in_list(file.metadata)
+    if family not in ("", view.family):
+        reading.mistake = f"its list hides it: by its metadata it is for {family}; only its name in a prompt works"
     return reading
+
+
+def _family_in_list(metadata: Mapping[str, str]) -> str:
+    """Tell for which models a file is listed: by two keys, and SD1 by any other; empty: for all."""
+    if metadata.get("ss_base_model_version", "").startswith("sdxl_"):
+        return "sdxl"
+    if metadata.get("ss_v2") == "True":
+        return "sd2"
+    return "sd1" if metadata else ""
 
 
 def _weakness(algorithm: Algorithm, group: Group) -> str:

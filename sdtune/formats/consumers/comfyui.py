@@ -14,7 +14,7 @@ from torch import Tensor
 from sdtune.errors import ModelError
 from sdtune.formats.consumers import adapters, contexts, embeddings, formulas
 from sdtune.formats.consumers.adapters import find_algorithm, keys_of, note_layer, weight_change
-from sdtune.formats.consumers.checkpoints import read_checkpoint
+from sdtune.formats.consumers.checkpoints import note_prediction, read_checkpoint
 from sdtune.formats.consumers.ldm import unet_layers
 from sdtune.formats.consumers.reading import BaseView, File, NeverError, Reading, Use, unpickle
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sdtune.models.base import DiffusionModel
 
 _FEWEST = 5  # keys under the UNet's prefix, more of which make a checkpoint
+_V_MARK, _ZERO_SNR_MARK = "v_pred", "ztsnr"
+_TELLING, _TELLING_SPREAD = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 _TEXT = (*tuple(f"self_attn.{side}_proj" for side in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
 
 
@@ -36,9 +38,43 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
         case "checkpoint":
             if sum(name.startswith("model.diffusion_model.") for name in file.tensors) <= _FEWEST:
                 return Reading(refused="no model is recognised: its UNet has another prefix")
-            return read_checkpoint(file, view)
+            return _read_checkpoint(file, view, model)
         case "embedding" | "hypernetwork":
             return _read_loaded(file, view)
+
+
+def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Reading:
+    """Tell the family by the form of the UNet, and v by SDXL's marks or by the spread of one of SD2's biases."""
+    if (found := _family(file)) != view.family:
+        return Reading(refused=f"it is taken for a model of the family {found}")
+    reading = read_checkpoint(file, view)
+    if reading.refused:
+        return reading
+    match found:
+        case "sdxl":
+            has_mark = _V_MARK in file.tensors
+            how = f"{'' if has_mark else 'no '}tensor {_V_MARK}"
+            note_prediction(reading, model, "v_prediction" if has_mark else "epsilon", how)
+            has_mark = _ZERO_SNR_MARK in file.tensors
+            if model.schedule.has_zero_snr != has_mark and not reading.mistake:
+                reading.mistake = f"its schedule {'ends' if has_mark else 'does not end'} in pure noise"
+        case "sd2":
+            spread = float(file.tensors[_TELLING].float().std(correction=0))
+            is_v = spread > _TELLING_SPREAD
+            note_prediction(reading, model, "v_prediction" if is_v else "epsilon", f"a bias spreads by {spread:.3f}")
+            reading.weakness = f"{reading.mistake}; its node ModelSamplingDiscrete helps" if reading.mistake else ""
+        case _:
+            note_prediction(reading, model, "epsilon", "as all of its family")
+            reading.weakness = f"{reading.mistake}; its node ModelSamplingDiscrete helps" if reading.mistake else ""
+    return reading
+
+
+def _family(file: File) -> str:
+    names = file.tensors
+    if "model.diffusion_model.label_emb.0.0.weight" in names:
+        return "sdxl"
+    projections = (tensor for name, tensor in names.items() if name.endswith(".1.proj_in.weight"))
+    return "sd2" if any(tensor.dim() == 2 for tensor in projections) else "sd1"
 
 
 def _read_loaded(file: File, view: BaseView) -> Reading:

@@ -182,6 +182,7 @@ def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Readi
     for target in view.shapes:
         reading.uses.append(Use(target=target, keys=(), change=partial(_as, states[target])))
     reading.used |= file.tensors.keys()
+    reading.predicts = f"{'v' if view.family == 'sd2' else 'noise'}, unless the argument scheduler says otherwise"
     return reading
 
 

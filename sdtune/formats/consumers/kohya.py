@@ -132,6 +132,7 @@ def _read_embedding(file: File, view: BaseView) -> Reading:
 def _read_checkpoint(file: File, view: BaseView) -> Reading:
     """Read a single file: names of the text encoder are strict, a VAE's attention may be flat."""
     reading = read_checkpoint(file, view, takes_flat_attention=True)
+    reading.predicts = "what the flag --v_parameterization says"
     if view.family == "sdxl":
         projection = single_file(view)["text_encoder_2.text_projection.weight"].key
         reading.unknown[projection] = "it takes the projection for its own transpose"
