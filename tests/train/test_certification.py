@@ -28,6 +28,7 @@ METHODS = {
     "lora+textual_inversion": ("textual_inversion.token=zwx",),
 }
 CAPTION, TIMESTEP = "a photo of a zwx toy", torch.tensor([500])
+READING = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
 LATENTS = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(0))
 FAMILIES = ("sd1", "sd2", "sdxl")
 pytestmark = pytest.mark.slow
@@ -95,7 +96,7 @@ def test_diffusers_loads_a_trained_model_from_its_single_file(family, options, t
 @torch.no_grad()
 def denoise(pipeline):
     """Ask the UNet of diffusers' own pipeline, with its own reading of the caption."""
-    texts = [text for text in pipeline.encode_prompt(CAPTION, "cpu", 1, False) if text is not None]
+    texts = [text for text in pipeline.encode_prompt(CAPTION, **READING) if text is not None]
     added = None
     if len(texts) == 2:
         height, width = (8 * side for side in LATENTS.shape[-2:])

@@ -62,10 +62,10 @@ def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Readi
             spread = float(file.tensors[_TELLING].float().std(correction=0))
             is_v = spread > _TELLING_SPREAD
             note_prediction(reading, model, "v_prediction" if is_v else "epsilon", f"a bias spreads by {spread:.3f}")
-            reading.weakness = f"{reading.mistake}; its node ModelSamplingDiscrete helps" if reading.mistake else ""
         case _:
             note_prediction(reading, model, "epsilon", "as all of its family")
-            reading.weakness = f"{reading.mistake}; its node ModelSamplingDiscrete helps" if reading.mistake else ""
+    if found != "sdxl" and reading.mistake:  # no mark could tell it
+        reading.weakness = f"{reading.mistake}; its node ModelSamplingDiscrete helps"
     return reading
 
 

@@ -69,9 +69,10 @@ def _read_layer(reading: Reading, layer: str, group: Group, target: str, view: B
         reading.unsupported = "it knows no LoRA of three factors (Tucker)"
         return
     wanted = (len(down), *shape[1:]), (shape[0], len(down), *[1] * (len(shape) - 2))
-    if (tuple(down.shape), tuple(up.shape)) != wanted:
-        reading.refused = f"size mismatch for {layer}: {list(down.shape)}, not {list(wanted[0])}"
-        return
+    for factor, right in zip((down, up), wanted, strict=True):
+        if tuple(factor.shape) != right:
+            reading.refused = f"size mismatch for {layer}: {list(factor.shape)}, not {list(right)}"
+            return
     taken = {name for name in group if name in {"lora_up.weight", "lora_down.weight", "alpha"}}
     reading.uses.append(Use(target=f"{target}.weight", keys=keys_of(layer, taken), change=_change(group)))
     rest = group.keys() - taken
