@@ -39,6 +39,8 @@ def verify(ctx: click.Context, file: Path, model: str, consumers: tuple[Consumer
     certificate = _certify(file, model, consumers, ctx.find_root().obj)
     facts = {"effect": certificate.effect, "programs": certificate.report(file.name)}
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else certificate.render())
+    for warning in certificate.warnings():
+        click.echo(f"warning: {warning}", err=True)
     certificate.raise_if_faulty()
 
 

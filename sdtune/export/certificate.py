@@ -11,9 +11,10 @@ import torch
 
 from sdtune.errors import ModelError, Problems
 from sdtune.export.probe import Probe, ask, distances
+from sdtune.export.weights import compare_weights, file_changes
 from sdtune.formats.consumers.applying import applied, view_of
 from sdtune.formats.consumers.reading import File, Reading, Use
-from sdtune.formats.consumers.table import CONSUMERS, DEFINITION, TITLES
+from sdtune.formats.consumers.table import AS_MEANT, CONSUMERS, DEFINITION, TITLES
 from sdtune.randomness import derive_generator
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from sdtune.export.weights import Changes, WeightError
     from sdtune.formats.consumers.reading import BaseView, Reader
     from sdtune.models.base import DiffusionModel
 
@@ -52,8 +54,12 @@ class Row:
         unknown: Key to reason, for what the program knows nothing of by nature.
         refused: Why it is not loaded; empty when it is.
         unsupported: Why such files are never loaded; empty when they are.
+        weakness: Why the program, by its nature, may do something else with such files; empty when it does not.
+        mistake: What it takes the file for, and it is not; empty when it makes no mistake.
+        predicts: Of a checkpoint: what it takes the model to predict, and how it knows.
         error: Greatest error over the change of the answer; None when it was not compared.
-        is_wrong: That is more than rounding.
+        weights: Greatest error over the change of a weight; None when no weights were compared.
+        is_wrong: One of them is more than rounding.
     """
 
     consumer: str
@@ -64,7 +70,11 @@ class Row:
     unknown: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
     unsupported: str = ""
+    weakness: str = ""
+    mistake: str = ""
+    predicts: str = ""
     error: float | None = None
+    weights: WeightError | None = None
     is_wrong: bool = False
 
     @property
@@ -76,23 +86,41 @@ class Row:
             return f"{len(self.skipped)} skipped: {_first(self.skipped)}"
         if self.unknown:
             return f"in part: {_first(self.unknown)}"
-        if self.is_wrong:
-            return "another effect than trained"
+        if self.is_otherwise:
+            return f"wrong by nature: {self.weakness}" if self.weakness else self.mistake or self._effect
         return "good" if self.error is not None else "good, no effect to compare"
+
+    @property
+    def is_otherwise(self) -> bool:
+        """Whether it computes, or takes the file for, something else."""
+        return self.is_wrong or bool(self.mistake)
+
+    @property
+    def is_natural(self) -> bool:
+        """Whether what is wrong lies in the program's nature, so that no exporter could do better."""
+        if self.refused or self.skipped:
+            return False
+        return bool(self.unsupported or self.unknown or (self.weakness and self.is_otherwise))
+
+    @property
+    def _effect(self) -> str:
+        where = f": {self.weights.target}" if self.weights is not None and self.weights.is_wrong else ""
+        return f"another effect than trained{where}"
 
     def fault(self, *, is_chosen: bool) -> str:
         """Say what is wrong; empty when nothing is. What a program never knew is wrong only where it was chosen."""
-        is_natural = bool(self.unsupported or self.unknown) and not (self.refused or self.skipped)
-        if is_natural:
+        if self.is_natural:
             return self.verdict if is_chosen else ""
-        return self.verdict if self.refused or self.skipped or self.is_wrong else ""
+        return self.verdict if self.refused or self.skipped or self.is_otherwise else ""
 
     def facts(self) -> dict[str, object]:
         """Give what is written into the file."""
         if self.unsupported:
             return {"not_supported": self.unsupported}
-        error = None if self.error is None else float(f"{self.error:.2g}")
-        return {"used": self.used, "total": self.total, "error": error}
+        errors = {"error": self.error, "weights": None if self.weights is None else self.weights.error}
+        rounded = {name: None if error is None else float(f"{error:.2g}") for name, error in errors.items()}
+        predicts = {"predicts": self.predicts} if self.predicts else {}
+        return {"used": self.used, "total": self.total, **rounded, **predicts}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +129,7 @@ class Certificate:
 
     Attributes:
         rows: File by file.
-        chosen: Programs that were asked for; empty: all that know such files.
+        chosen: Programs the files must work in; in others only what does not lie in their nature is wrong.
         effect: Change of the answer over the answer; None when it is too small to compare.
     """
 
@@ -124,6 +152,16 @@ class Certificate:
         for row, fault in self.faults():
             problems.add(f"{TITLES[row.consumer]} does not use {row.file} as trained: {fault}", hint=_HINT)
         problems.raise_if_any()
+
+    def warnings(self) -> list[str]:
+        """Name, for each file, the programs that by their nature cannot use it as trained."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.is_natural and row.consumer not in self.chosen:
+                found.setdefault(row.file, []).append(TITLES[row.consumer])
+        return [
+            f"{file} works otherwise than trained in {', '.join(names)}; see the table" for file, names in found.items()
+        ]
 
     def facts(self, file: str) -> dict[str, object]:
         """Give what is told of one file: program to its row."""
@@ -152,7 +190,11 @@ class Certificate:
             for row in (row for row in self.rows if row.file == file):
                 keys = "" if row.refused or row.unsupported else f"{row.used} of {row.total} keys"
                 error = "" if row.error is None else f"error {_percent(row.error)}"
-                lines.append(f"  {TITLES[row.consumer]:<18}  {keys:<20}  {error:<13}  {row.verdict}".rstrip())
+                weights = "" if row.weights is None else f"weights {_percent(row.weights.error)}"
+                lines.append(
+                    f"  {TITLES[row.consumer]:<18}  {keys:<20}  {error:<13}  {weights:<15}  {row.verdict}".rstrip()
+                )
+                lines += [f"  {'':<18}  it takes the model to predict {row.predicts}"] if row.predicts else []
         return "\n".join(lines)
 
 
@@ -165,7 +207,9 @@ def certify(
     probe: Probe,
     *,
     trained: Answers | None,
+    weights: Changes | None = None,
     chosen: Sequence[str] = (),
+    asked: Sequence[str] = (),
 ) -> Certificate:
     """Read files as each program does, apply them together to a base model, and compare its answers.
 
@@ -174,7 +218,10 @@ def certify(
         base: The base model, untouched, with `probe.parts` loaded; it is so again afterwards.
         probe: What is asked.
         trained: The trained model's answers; None: those of the file as it was meant.
-        chosen: Programs; empty: all.
+        weights: The trained model's weights, as changes of the base model's; None: not compared with `trained`, else
+            those of the file as it was meant.
+        chosen: Programs the files must work in.
+        asked: Programs to ask; empty: the chosen ones, or all where none is chosen.
     """
     view, plain = view_of(base), ask(base, probe)
 
@@ -185,22 +232,39 @@ def certify(
         with applied(base, readings):
             return readings, ask(base, probe)
 
-    wanted = trained if trained is not None else read(DEFINITION)[1]
+    meant = read(DEFINITION)
+    wanted = meant[1] if trained is None else trained
+    if trained is None and wanted is not None:
+        weights = file_changes(meant[0])
     scale = None
     if wanted is not None:
         with applied(base, [_rounded(view, _coarsest(files, base.source.dtype))]):
             scale = _Scale.measure(plain, wanted, ask(base, probe), files)
-    rows: list[Row] = []
-    for name in chosen or CONSUMERS:
-        readings, answers = read(CONSUMERS[name])
+
+    def judge(name: str, readings: list[Reading], answers: Answers | None) -> list[Row]:
+        found = None
+        if answers is not None and weights is not None:
+            found = compare_weights(
+                base, file_changes(readings), weights, tolerance=_tolerance(files), rounding=_rounding(files)
+            )
         error, is_wrong = (None, False) if answers is None or scale is None else scale.judge(answers)
-        rows += [_row(name, file, reading, error, is_wrong) for file, reading in zip(files, readings, strict=True)]
+        is_wrong = is_wrong or (found is not None and found.is_wrong)
+        judged = zip(files, readings, strict=True)
+        return [_row(name, file, reading, error, found, is_wrong=is_wrong) for file, reading in judged]
+
+    rows: list[Row] = []
+    for name in asked or chosen or CONSUMERS:
+        rows += judge(name, *read(CONSUMERS[name]))
+    if trained is not None:
+        rows = [row for row in judge(AS_MEANT, *meant) if row.fault(is_chosen=True)] + rows
     order = {file.path.name: place for place, file in enumerate(files)}
     rows.sort(key=lambda row: order[row.file])
     return Certificate(rows=tuple(rows), chosen=tuple(chosen), effect=scale.effect if scale else None)
 
 
-def _row(consumer: str, file: File, reading: Reading, error: float | None, is_wrong: bool) -> Row:
+def _row(
+    consumer: str, file: File, reading: Reading, error: float | None, weights: WeightError | None, *, is_wrong: bool
+) -> Row:
     used = len(reading.used_keys())
     total = len(file.tensors) or used + len(reading.skipped) + len(reading.unknown)
     return Row(
@@ -212,7 +276,11 @@ def _row(consumer: str, file: File, reading: Reading, error: float | None, is_wr
         unknown=reading.unknown,
         refused=reading.refused,
         unsupported=reading.unsupported,
+        weakness=reading.weakness,
+        mistake=reading.mistake,
+        predicts=reading.predicts,
         error=error,
+        weights=weights,
         is_wrong=is_wrong,
     )
 
@@ -244,7 +312,7 @@ class _Scale:
             change=change,
             noise=noise,
             effect=max(effects, default=None),
-            tolerance=max(_TOLERANCE[_narrowest(file)] for file in files),
+            tolerance=_tolerance(files),
         )
 
     def judge(self, answers: Answers) -> tuple[float | None, bool]:
@@ -257,6 +325,19 @@ class _Scale:
             return None, is_wrong
         errors = [found[n] / self.change[n] for n in found if self.noise[n] < _HIDES * self.change[n]]
         return max(errors), is_wrong
+
+
+def _tolerance(files: Sequence[File]) -> float:
+    return max(_TOLERANCE[_narrowest(file)] for file in files)
+
+
+def _rounding(files: Sequence[File]) -> float:
+    """Give how much of a weight rounding may be: of whole weights, or less than float16 shows of a weight."""
+    return torch.finfo(_coarsest(files, torch.float16)).eps / (1 if _holds_model(files) else 4)
+
+
+def _holds_model(files: Sequence[File]) -> bool:
+    return any(file.kind == "checkpoint" for file in files)
 
 
 def _coarsest(files: Sequence[File], computed: torch.dtype) -> torch.dtype:

@@ -11,36 +11,32 @@ import torch
 from sdtune.train.run import open_base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from torch import Tensor
-
+    from sdtune.config.schema import OutputOptions
     from sdtune.export.certificate import Certificate
-    from sdtune.export.probe import Probe
     from sdtune.plugins import Registry
     from sdtune.train.run import ExportedFile, Run
 
 logger = logging.getLogger(__name__)
 
 
-def certify_exports(
-    run: Run, files: Sequence[ExportedFile], answer: Callable[[Probe], Mapping[str, Tensor]], registry: Registry
-) -> Certificate | None:
+def certify_exports(run: Run, files: Sequence[ExportedFile], registry: Registry) -> Certificate | None:
     """Read the delivered files back as other programs do, and write what is found into them and into `run.json`.
 
     The trained model is asked first; then the base model is opened once more, beside it.
 
     Args:
-        run: The run after its last step.
+        run: The run after its last step, its model with the weights that the files show.
         files: What it exported.
-        answer: Asks the trained model.
         registry: Opens the base model.
 
     Returns:
         None: it is not wanted, there is nothing to read, or memory does not suffice.
     """
     from sdtune.export.certificate import FAMILIES, READABLE, certify, write_certificate
-    from sdtune.export.probe import Probe
+    from sdtune.export.probe import Probe, ask_loaded
+    from sdtune.export.weights import trained_changes
     from sdtune.formats.consumers.reading import open_file
 
     delivered = [file for file in files if file.is_delivered and file.path.suffix in READABLE]
@@ -52,12 +48,16 @@ def certify_exports(
     has_vae = any(file.kind == "checkpoint" for file in delivered)
     probe = Probe(captions=(f"a picture of {words}", run.index.instances[0].caption), has_vae=has_vae)
     try:
-        trained = answer(probe) if run.method.is_whole_in_files() else None
+        trained = weights = None
+        if run.method.is_whole_in_files():
+            trained = ask_loaded(run.model, probe)
+            weights = trained_changes(run.model, is_whole=has_vae)
         base = open_base(run.options, registry)
         for part in probe.parts:
             base.load(part)
         opened = [open_file(file.path, file.kind) for file in delivered]
-        certificate = certify(opened, base, probe, trained=trained, chosen=run.options.output.consumers)
+        chosen, asked = _programs(run.options.output)
+        certificate = certify(opened, base, probe, trained=trained, weights=weights, chosen=chosen, asked=asked)
     except torch.OutOfMemoryError:
         logger.warning("memory does not suffice to read the files back as other programs do; try sdtune verify")
         return None
@@ -68,3 +68,12 @@ def certify_exports(
     run.folder.write_facts({"certificate": {file.path.name: certificate.facts(file.path.name) for file in delivered}})
     logger.info("read back as other programs do, in %.1f s", time.perf_counter() - started)
     return certificate
+
+
+def _programs(output: OutputOptions) -> tuple[list[str], list[str]]:
+    """List the programs the files must work in, named or given a copy, and those that are asked; empty: all."""
+    from sdtune.formats.consumers.table import CONSUMERS
+
+    copied = {"a1111": output.webui_dir, "comfyui": output.comfyui_dir}
+    chosen = dict.fromkeys([*output.consumers, *(name for name, root in copied.items() if root is not None)])
+    return list(chosen), list(chosen) if output.consumers else list(CONSUMERS)

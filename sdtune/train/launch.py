@@ -149,11 +149,14 @@ def _train(
         files = trainer.export()
         delivered = [{"name": file.path.name, "kind": file.kind} for file in files if file.is_delivered]
         folder.write_facts({"files": delivered})
-        certificate = certify_exports(run, files, trainer.answer, registry)
+        with trainer.shown_weights():
+            certificate = certify_exports(run, files, registry)
     for file in files:
         screen.say(f"model saved: {file.path}")
     if certificate is not None:
         screen.say(certificate.render())
+        for warning in certificate.warnings():
+            screen.say(f"warning: {warning}")
         certificate.raise_if_faulty()
     for text in deliver_finished(run):
         screen.say(text)

@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 
 from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
-from sdtune.export.probe import ask_loaded
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.ema import make_ema
 from sdtune.train.info import OptimizerSnapshot
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.export.probe import Probe
     from sdtune.train.inputs import InputSource
     from sdtune.train.observers import Observer
     from sdtune.train.run import ExportedFile, Run
@@ -192,21 +190,16 @@ class Trainer:
             live = [
                 replace(file, is_delivered=False) for file in self.run.export(self.step, f"{suffix}-live", optimizer)
             ]
-        with self._shown_weights():
+        with self.shown_weights():
             return [*self.run.export(self.step, suffix, optimizer), *live]
 
-    def answer(self, probe: Probe) -> Mapping[str, Tensor]:
-        """Ask the model with the weights that files show."""
-        with self._shown_weights():
-            return ask_loaded(self.run.model, probe)
-
-    def _shown_weights(self) -> AbstractContextManager[None]:
+    def shown_weights(self) -> AbstractContextManager[None]:
         """Give the model the weights that files and pictures show."""
         shows_live = self._ema is None or self.run.options.train.ema.export == "live"
         return nullcontext() if shows_live or self._ema is None else self._ema.swapped()
 
     def _notify(self, event: str) -> None:
-        with self._shown_weights():
+        with self.shown_weights():
             self._observers.notify(event, self.run, self.step)
 
     def _one_step(self) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from safetensors.torch import load_file, save_file
 from sdtune.errors import ModelError
 from sdtune.export.certificate import METADATA_KEY, Certificate, Row, certify, write_certificate
 from sdtune.export.probe import Probe, ask, ask_loaded
+from sdtune.export.weights import file_changes
 from sdtune.formats.consumers.applying import applied, view_of
 from sdtune.formats.consumers.definition import read
 from sdtune.formats.consumers.reading import File
+from sdtune.models.architecture import FAMILIES
+from sdtune.models.sd import StableDiffusion
 from sdtune.testing.models import open_tiny
 
 PROBE = Probe(captions=("a photo of zwx", "a red circle"))
@@ -78,7 +82,8 @@ def test_a_wrong_scale_does_not_pass(base, factor, dtype):
 def test_an_alpha_that_was_left_out_does_not_pass(base):
     tensors = adapter(base, alpha=1.0)
     bare = {key: tensor for key, tensor in tensors.items() if not key.endswith("alpha")}
-    assert len(certified(base, bare, answer(base, tensors)).faults()) == 3
+    made = certified(base, bare, answer(base, tensors))
+    assert [row.consumer for row, _ in made.faults()] == ["file", "a1111", "comfyui", "kohya"]
 
 
 def test_without_an_effect_there_is_nothing_to_compare(base):
@@ -91,7 +96,7 @@ def test_without_an_effect_there_is_nothing_to_compare(base):
 def test_a_broken_answer_is_wrong(base):
     tensors = adapter(base)
     trained = {"unet": torch.full_like(answer(base, tensors)["unet"], torch.nan)}
-    assert len(certified(base, tensors, trained).faults()) == 3
+    assert len(certified(base, tensors, trained).faults()) == 4
 
 
 def test_a_certificate_is_written_without_touching_a_tensor(tmp_path):
@@ -118,6 +123,11 @@ def test_a_certificate_is_written_without_touching_a_tensor(tmp_path):
         ({"unsupported": "never"}, True, "not supported: never"),
         ({"unknown": {"a": "why"}, "is_wrong": True}, False, ""),
         ({"unknown": {"a": "why"}}, True, "in part: a (why)"),
+        ({"weakness": "why"}, True, ""),
+        ({"weakness": "why", "is_wrong": True}, False, ""),
+        ({"weakness": "why", "is_wrong": True}, True, "wrong by nature: why"),
+        ({"weakness": "why", "is_wrong": True, "skipped": {"a": "no"}}, False, "1 skipped: a (no)"),
+        ({"mistake": "taken for sd1"}, False, "taken for sd1"),
     ],
 )
 def test_what_is_a_fault(change, is_chosen, fault):
@@ -128,9 +138,33 @@ def test_the_table_says_it_in_words():
     rows = (Row(**GOOD), Row(**GOOD | {"consumer": "diffusers", "unsupported": "it has none", "error": None}))
     assert Certificate(rows=rows, effect=0.123).render().splitlines() == [
         "read back as other programs do: zwx.safetensors, which changes the model's answer by 12 %",
-        "  A1111               3 of 3 keys           error 0.10 %   good",
-        "  diffusers                                                not supported: it has none",
+        "  A1111               3 of 3 keys           error 0.10 %                    good",
+        "  diffusers                                                                 not supported: it has none",
     ]
+    assert Certificate(rows=rows).warnings() == [
+        "zwx.safetensors works otherwise than trained in diffusers; see the table"
+    ]
+
+
+@pytest.fixture(scope="module")
+def coarse(base):
+    """Open the same model in bf16."""
+    model = StableDiffusion(replace(base.source, dtype=torch.bfloat16), FAMILIES["sd1"])
+    for part in PROBE.parts:
+        model.load(part)
+    return model
+
+
+@pytest.mark.parametrize(("factor", "faults"), [(1.0, set()), (0.9, {"file", "a1111"})])
+def test_a_scale_that_bf16_hides_in_the_answers_is_found_in_the_weights(coarse, factor, faults):
+    tensors = adapter(coarse, size=0.03)
+    written = {key: t * factor if key.endswith("alpha") else t for key, t in tensors.items()}
+    trained, weights = answer(coarse, tensors), file_changes([read(file(tensors), view_of(coarse), coarse)])
+    blind = certify([file(written)], coarse, PROBE, trained=trained, chosen=("a1111",))
+    assert blind.faults() == []
+    made = certify([file(written)], coarse, PROBE, trained=trained, weights=weights, chosen=("a1111",))
+    assert {row.consumer for row, _ in made.faults()} == faults
+    assert made.rows[-1].weights.error == pytest.approx(1 - factor, abs=1e-5)
 
 
 def test_asking_leaves_loaded_what_was_loaded(tmp_path):

@@ -8,10 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sdtune.config.schema import ModelOptions
 from sdtune.export.writer import write_tensors
 from sdtune.formats.describe.document import describe
 from sdtune.formats.describe.lines import short_bytes, short_number, to_rows
 from sdtune.formats.recognize import recognize
+from sdtune.models.architecture import SD1
+from sdtune.models.prediction import read_parameterization
+from sdtune.models.storage import open_storage
 from sdtune.testing.tiny import tiny_model
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -316,6 +320,36 @@ def test_the_configuration_beside_a_file_tells_its_prediction(path, weights):
     document = look(path, weights)
     assert document["model"]["prediction"]["kind"] == "v_prediction"
     assert document["sidecars"] == ["a.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("marks", "metadata", "yaml"),
+    [
+        ((), {}, ""),
+        (("v_pred",), {}, ""),
+        (("ztsnr",), {}, ""),
+        ((), {"modelspec.prediction_type": "v"}, ""),
+        ((), {"modelspec.architecture": "stable-diffusion-v2-768-v"}, ""),
+        (("v_pred",), {}, "model:\n  params:\n    parameterization: eps\n"),
+    ],
+)
+def test_inspection_and_training_take_a_model_for_the_same(path, weights, marks, metadata, yaml):
+    if yaml:
+        path.with_suffix(".yaml").write_text(yaml)
+    told = look(path, weights | {mark: torch.zeros(0) for mark in marks}, metadata)["model"]["prediction"]
+    storage = open_storage(path, SD1)
+    trained = read_parameterization(ModelOptions(path=str(path)), storage, SD1)
+    assert (told["kind"], told["reason"], told["zero_terminal_snr"]) == (
+        trained.prediction,
+        trained.source,
+        trained.zero_snr,
+    )
+
+
+def test_a_model_that_training_refuses_has_the_refusal_for_its_reason(path, weights):
+    prediction = look(path, weights | {"edm_mean": torch.zeros(4)})["model"]["prediction"]
+    assert prediction["kind"] is None
+    assert "EDM" in prediction["reason"]
 
 
 @pytest.mark.parametrize(("spread", "kind"), [(0.12, "v_prediction"), (0.05, "epsilon")])

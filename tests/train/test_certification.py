@@ -2,7 +2,9 @@
 
 import json
 
+import diffusers
 import pytest
+import torch
 from safetensors import safe_open
 
 import sdtune_dreambooth
@@ -25,6 +27,9 @@ METHODS = {
     "hypernetwork": (),
     "lora+textual_inversion": ("textual_inversion.token=zwx",),
 }
+CAPTION, TIMESTEP = "a photo of a zwx toy", torch.tensor([500])
+READING = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+LATENTS = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(0))
 FAMILIES = ("sd1", "sd2", "sdxl")
 pytestmark = pytest.mark.slow
 
@@ -66,12 +71,46 @@ def test_other_families_pass(method, family, options, tmp_path):
     assert run.folder.read_facts()["certificate"]["thing.safetensors"]["diffusers"]["used"] > 0
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.filterwarnings("ignore")
+def test_diffusers_loads_a_trained_model_from_its_single_file(family, options, tmp_path):
+    run = train(
+        BUNDLED, *options(tmp_path / "run", family), "method=dreambooth", "save.dtype=fp32", "output.certify=false"
+    )
+    folder = tiny_model(tmp_path / "folder", family)
+    is_xl = family == "sdxl"
+    pipelines = (diffusers.StableDiffusionPipeline, diffusers.StableDiffusionXLPipeline)
+    pipeline = pipelines[is_xl].from_single_file(
+        str(run.folder.exports / "thing.safetensors"), config=str(folder), local_files_only=True
+    )
+    untrained = pipelines[is_xl].from_pretrained(folder, local_files_only=True)
+    run.model.load("text_encoder")
+    run.model.eval()
+    with torch.no_grad():
+        wanted = run.model.denoise(LATENTS, TIMESTEP, run.model.encode_prompt([CAPTION]))
+    found, before = denoise(pipeline), denoise(untrained)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert (found - wanted).norm() < 0.01 * (before - wanted).norm()
+
+
+@torch.no_grad()
+def denoise(pipeline):
+    """Ask the UNet of diffusers' own pipeline, with its own reading of the caption."""
+    texts = [text for text in pipeline.encode_prompt(CAPTION, **READING) if text is not None]
+    added = None
+    if len(texts) == 2:
+        height, width = (8 * side for side in LATENTS.shape[-2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+        added = {"text_embeds": texts[1], "time_ids": sizes}
+    return pipeline.unet(LATENTS, TIMESTEP, texts[0], added_cond_kwargs=added).sample
+
+
 def test_the_file_tells_it(options, tmp_path):
     run = train(BUNDLED, *options(tmp_path / "run"), "method=lora")
     with safe_open(run.folder.exports / "thing.safetensors", "pt") as file:
         told = json.loads(file.metadata()["sdtune.certificate"])
     assert told == run.folder.read_facts()["certificate"]["thing.safetensors"]
-    assert told["kohya"].keys() == {"used", "total", "error"}
+    assert told["kohya"].keys() == {"used", "total", "error", "weights"}
 
 
 def test_a_chosen_program_that_cannot_is_an_error_and_the_file_stays(options, tmp_path):
@@ -80,6 +119,20 @@ def test_a_chosen_program_that_cannot_is_an_error_and_the_file_stays(options, tm
         train(BUNDLED, *options(tmp_path / "run"), *chosen)
     assert (tmp_path / "run/exports/thing.pt").exists()
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "done"
+
+
+@pytest.mark.parametrize("option", ["webui_dir", "comfyui_dir"])
+def test_a_folder_that_gets_a_copy_chooses_its_program(option, options, tmp_path):
+    (tmp_path / "ui").mkdir()
+    given = (*options(tmp_path / "run"), "method=hypernetwork", f"output.{option}={tmp_path / 'ui'}")
+    weak = ("hypernetwork.layer_norm=true", "hypernetwork.activation=relu", "hypernetwork.activate_output=false")
+    if option == "comfyui_dir":
+        with pytest.raises(ModelError, match=r"ComfyUI does not use thing.pt as trained: wrong by nature"):
+            train(BUNDLED, *given, *weak)
+        assert not list((tmp_path / "ui").rglob("*.pt"))
+    else:
+        train(BUNDLED, *given, *weak)
+        assert len(list((tmp_path / "ui").rglob("*.pt"))) == 1
 
 
 def test_a_chain_no_file_holds_is_no_fault(options, tmp_path):

@@ -14,17 +14,19 @@ import torch
 
 from sdtune.formats.consumers import adapters, contexts, embeddings, formulas
 from sdtune.formats.consumers.adapters import find_algorithm, keys_of, note_layer, weight_change
-from sdtune.formats.consumers.checkpoints import read_checkpoint
+from sdtune.formats.consumers.applying import applied
+from sdtune.formats.consumers.checkpoints import note_prediction, read_checkpoint
 from sdtune.formats.consumers.ldm import unet_layers
-from sdtune.formats.consumers.reading import BaseView, File, Reading
+from sdtune.formats.consumers.reading import BaseView, File, NeverError, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from sdtune.formats.consumers.adapters import Algorithm
     from sdtune.formats.consumers.reading import Group
-    from sdtune.models.base import DiffusionModel
+    from sdtune.models.base import DiffusionModel, Prediction
 
 _RESNET = {
     "conv1": "in_layers_2",
@@ -36,6 +38,7 @@ _RESNET = {
 }
 _FUSED = re.compile(r"(?P<attention>.*self_attn)\.(?P<side>q|k|v|out)_proj")
 _PARTS = frozenset({"q", "k", "v", "out"})
+_YAML_V = re.compile(r"""parameterization:\s*["']?v\b|VScaling""")
 
 
 def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
@@ -44,7 +47,7 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
         case "lora":
             return read_adapters(file, view)
         case "checkpoint":
-            return _read_checkpoint(file, view)
+            return _read_checkpoint(file, view, model)
         case "embedding":
             content, refused = _load(file)
             return Reading(refused=refused) if refused else embeddings.read_vectors(file, view, content)
@@ -67,7 +70,7 @@ def _load(file: File) -> tuple[Mapping[Any, Any], str]:
     return (content, "") if isinstance(content, dict) else ({}, "it holds no dictionary")
 
 
-def _read_checkpoint(file: File, view: BaseView) -> Reading:
+def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Reading:
     names = file.tensors.keys()
     found = "sd1"
     if "conditioner.embedders.1.model.ln_final.weight" in names:
@@ -76,7 +79,33 @@ def _read_checkpoint(file: File, view: BaseView) -> Reading:
         found = "sd2"
     if found != view.family:
         return Reading(refused=f"it is taken for a model of the family {found}")
-    return read_checkpoint(file, view)
+    reading = read_checkpoint(file, view)
+    if not reading.refused:
+        note_prediction(reading, model, *_prediction(file, reading, model))
+    return reading
+
+
+def _prediction(file: File, reading: Reading, model: DiffusionModel) -> tuple[Prediction, str]:
+    """Follow the `.yaml` beside the file; without one SD2 is asked, and all others predict noise."""
+    config = file.path.with_suffix(".yaml")
+    if config.is_file():
+        is_v = _YAML_V.search(config.read_text(encoding="utf-8", errors="replace"))
+        return "v_prediction" if is_v else "epsilon", config.name
+    if model.family != "sd2":
+        return "epsilon", f"there is no {config.name}"
+    return ("v_prediction" if _changes_constants(reading, model) else "epsilon"), "the model's answer to constants"
+
+
+@torch.no_grad()
+def _changes_constants(reading: Reading, model: DiffusionModel) -> bool:
+    """Tell v by `is_using_v_parameterization_for_sd2`: at the last step it lowers latents of 0.5 by more than 1."""
+    unet: Any = model.part("unet")
+    like: Tensor = next(unet.parameters())
+    latents = like.new_full((1, model.latent_channels, 8, 8), 0.5)
+    context = like.new_zeros(1, 2, unet.config.cross_attention_dim)
+    with applied(model, [reading]):
+        answer = unet(latents, 999, encoder_hidden_states=context).sample
+    return float((answer - latents).mean()) < -1
 
 
 def read_adapters(file: File, view: BaseView) -> Reading:
@@ -91,12 +120,33 @@ def read_adapters(file: File, view: BaseView) -> Reading:
             reading.skip(keys_of(layer, group), "no layer has this name")
             continue
         algorithm = find_algorithm(group, _ALGORITHMS)
+        if algorithm is None and find_algorithm(group, adapters.ALGORITHMS):
+            return Reading(unsupported=f"it has no algorithm for {', '.join(sorted(group))} ({layer})")
         if algorithm is None:
             return Reading(refused=f"{layer} holds {', '.join(sorted(group))}, which no algorithm accepts")
+        reading.weakness = reading.weakness or _weakness(algorithm, group)
         change = weight_change(algorithm, group, _decompose)
         note_layer(reading, layer, group, target, algorithm, change=change, view=view)
     _apply_fused(reading, view)
+    family = _family_in_list(file.metadata)
+    if family not in ("", view.family):
+        reading.mistake = f"its list hides it: by its metadata it is for {family}; only its name in a prompt works"
     return reading
+
+
+def _family_in_list(metadata: Mapping[str, str]) -> str:
+    """Tell for which models a file is listed: by two keys, and SD1 by any other; empty: for all."""
+    if metadata.get("ss_base_model_version", "").startswith("sdxl_"):
+        return "sdxl"
+    if metadata.get("ss_v2") == "True":
+        return "sd2"
+    return "sd1" if metadata else ""
+
+
+def _weakness(algorithm: Algorithm, group: Group) -> str:
+    if adapters.has_row_magnitudes(group):
+        return "it takes DoRA's magnitudes of output rows for those of input columns"
+    return "it passes over the alpha of GLoRA" if "a1.weight" in algorithm.names else ""
 
 
 def _layers(view: BaseView) -> Iterator[tuple[str, str]]:
@@ -178,8 +228,14 @@ def _decompose(weight: Tensor, merged: Tensor, magnitudes: Tensor) -> Tensor:
 
 def _gains(weight: Tensor, group: Group) -> Tensor:
     if weight.dim() == 4 and not bool(group["on_input"].item()):
-        raise ValueError("gains of a convolution's output channels cannot be broadcast")
+        raise NeverError("gains of a convolution's output channels cannot be broadcast")
     return formulas.gains(weight, group)
+
+
+def _bilinear(weight: Tensor, group: Group) -> Tensor:
+    if not adapters.is_old_bilinear(group):
+        raise NeverError("it knows GLoRA's layout before LyCORIS 3 only")
+    return formulas.bilinear(weight, group, is_old=True)
 
 
 _ALGORITHMS = (
@@ -192,7 +248,7 @@ _ALGORITHMS = (
     replace(
         adapters.BILINEAR,
         needs=adapters.having("a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha"),
-        delta=lambda weight, group: formulas.bilinear(weight, group, is_old=True),
+        delta=_bilinear,
         rank=lambda group: None,
     ),
     adapters.ROTATION,
@@ -219,7 +275,8 @@ def _apply_fused(reading: Reading, view: BaseView) -> None:
             reading.unknown |= dict.fromkeys(use.keys, "biases of fused attention are not changed")
         else:
             lacking = ", ".join(sorted(_PARTS - found[place["attention"]]))
-            reading.skip(use.keys, f"fused attention needs q, k, v and out together; not there: {lacking}")
+            reason = f"fused attention needs q, k, v and out together; not there: {lacking}"
+            reading.unknown |= dict.fromkeys(use.keys, reason)
     reading.uses = kept
 
 

@@ -57,6 +57,11 @@ def is_old_bilinear(group: Group) -> bool:
     return a1.shape[0] == a2.shape[1] and a1.shape[0] < a1.shape[1]
 
 
+def has_row_magnitudes(group: Group) -> bool:
+    """Tell whether DoRA's magnitudes are of output rows, (out, 1, ...), and not of input columns, (1, in, ...)."""
+    return DORA in group and group[DORA].shape[0] > 1
+
+
 def rotate(weight: Tensor, group: Group) -> Tensor:
     """Compute R W, then gains of rows, minus W; alpha times the rows is the limit of |Q|."""
     limit = float(group[ALPHA]) * len(weight) if ALPHA in group else 0.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sdtune.formats.consumers.reading import BaseView, first_lines
+from sdtune.formats.consumers.reading import BaseView, NeverError, first_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,6 +100,9 @@ class _Swap:
             weight = layer.get_parameter(leaf)
             try:
                 changed = use.change(weight.detach().float())
+            except NeverError as error:
+                reading.unknown |= dict.fromkeys(use.keys, str(error))
+                continue
             except (RuntimeError, ValueError, KeyError, IndexError) as error:
                 reading.skip(use.keys, f"it cannot be applied: {first_lines(error)}")
                 continue

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdtune.formats.consumers.reading import BaseView, Change, File
+    from sdtune.models.base import DiffusionModel, Prediction
 
 _SHOWN = 3
 # Known to all programs and needed by none: buffers, the layers SD2 has behind the last one used, marks.
@@ -52,6 +53,21 @@ def read_checkpoint(
             reading.skip((key,), "no weight of the model has this name")
     reading.refused = _complaint("its shape is wrong", wrong) or _complaint("missing, so they stay random", missing)
     return reading
+
+
+def note_prediction(reading: Reading, model: DiffusionModel, found: Prediction, how: str) -> None:
+    """Note what a program takes a checkpoint to predict; another thing than the base model predicts is a mistake.
+
+    Args:
+        reading: What the program makes of the file.
+        model: The base model.
+        found: What the program finds.
+        how: By what, as shown to the user.
+    """
+    names = {"epsilon": "noise", "v_prediction": "v"}
+    reading.predicts = f"{names[found]} ({how})"
+    if found != model.prediction:
+        reading.mistake = f"it samples a model of {names[model.prediction]} as one of {names[found]} ({how})"
 
 
 def _fits(tensor: Tensor, slot: Slot, *, takes_flat_attention: bool) -> bool:

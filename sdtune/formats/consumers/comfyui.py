@@ -14,9 +14,9 @@ from torch import Tensor
 from sdtune.errors import ModelError
 from sdtune.formats.consumers import adapters, contexts, embeddings, formulas
 from sdtune.formats.consumers.adapters import find_algorithm, keys_of, note_layer, weight_change
-from sdtune.formats.consumers.checkpoints import read_checkpoint
+from sdtune.formats.consumers.checkpoints import note_prediction, read_checkpoint
 from sdtune.formats.consumers.ldm import unet_layers
-from sdtune.formats.consumers.reading import BaseView, File, Reading, Use, unpickle
+from sdtune.formats.consumers.reading import BaseView, File, NeverError, Reading, Use, unpickle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sdtune.models.base import DiffusionModel
 
 _FEWEST = 5  # keys under the UNet's prefix, more of which make a checkpoint
+_V_MARK, _ZERO_SNR_MARK = "v_pred", "ztsnr"
+_TELLING, _TELLING_SPREAD = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 _TEXT = (*tuple(f"self_attn.{side}_proj" for side in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
 
 
@@ -36,9 +38,43 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
         case "checkpoint":
             if sum(name.startswith("model.diffusion_model.") for name in file.tensors) <= _FEWEST:
                 return Reading(refused="no model is recognised: its UNet has another prefix")
-            return read_checkpoint(file, view)
+            return _read_checkpoint(file, view, model)
         case "embedding" | "hypernetwork":
             return _read_loaded(file, view)
+
+
+def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Reading:
+    """Tell the family by the form of the UNet, and v by SDXL's marks or by the spread of one of SD2's biases."""
+    if (found := _family(file)) != view.family:
+        return Reading(refused=f"it is taken for a model of the family {found}")
+    reading = read_checkpoint(file, view)
+    if reading.refused:
+        return reading
+    match found:
+        case "sdxl":
+            has_mark = _V_MARK in file.tensors
+            how = f"{'' if has_mark else 'no '}tensor {_V_MARK}"
+            note_prediction(reading, model, "v_prediction" if has_mark else "epsilon", how)
+            has_mark = _ZERO_SNR_MARK in file.tensors
+            if model.schedule.has_zero_snr != has_mark and not reading.mistake:
+                reading.mistake = f"its schedule {'ends' if has_mark else 'does not end'} in pure noise"
+        case "sd2":
+            spread = float(file.tensors[_TELLING].float().std(correction=0))
+            is_v = spread > _TELLING_SPREAD
+            note_prediction(reading, model, "v_prediction" if is_v else "epsilon", f"a bias spreads by {spread:.3f}")
+        case _:
+            note_prediction(reading, model, "epsilon", "as all of its family")
+    if found != "sdxl" and reading.mistake:  # no mark could tell it
+        reading.weakness = f"{reading.mistake}; its node ModelSamplingDiscrete helps"
+    return reading
+
+
+def _family(file: File) -> str:
+    names = file.tensors
+    if "model.diffusion_model.label_emb.0.0.weight" in names:
+        return "sdxl"
+    projections = (tensor for name, tensor in names.items() if name.endswith(".1.proj_in.weight"))
+    return "sd2" if any(tensor.dim() == 2 for tensor in projections) else "sd1"
 
 
 def _read_loaded(file: File, view: BaseView) -> Reading:
@@ -47,7 +83,9 @@ def _read_loaded(file: File, view: BaseView) -> Reading:
     except ModelError as error:
         return Reading(refused=str(error))
     if file.kind == "hypernetwork":
-        return contexts.read_networks(content, view, contexts.comfyui_network)
+        reading = contexts.read_networks(content, view, contexts.comfyui_network)
+        reading.weakness = contexts.comfyui_weakness(content)
+        return reading
     return _read_embedding(file, view, content)
 
 
@@ -80,17 +118,26 @@ def read_adapters(file: File, view: BaseView) -> Reading:
 def _read_layer(reading: Reading, layer: str, group: Group, target: str, view: BaseView) -> None:
     algorithm = find_algorithm(group, _ALGORITHMS)
     if algorithm is None:
-        unknown = adapters.GAINS.needs(group)
+        unknown = find_algorithm(group, adapters.ALGORITHMS)
         reading_of = reading.unknown if unknown else reading.skipped
         reading_of |= dict.fromkeys(keys_of(layer, group), "no algorithm knows these tensors")
         return
     bias = {name: group[name] for name in ("diff_b",) if name in group and name not in algorithm.names}
     rest = {name: tensor for name, tensor in group.items() if name not in bias}
     change = weight_change(algorithm, rest, _decompose)
+    reading.weakness = reading.weakness or _weakness(group)
     note_layer(reading, layer, rest, target, algorithm, change=change, view=view)
     for name, tensor in bias.items():  # beside any algorithm
         use = Use(target=f"{target}.bias", keys=keys_of(layer, (name,)), change=adapters.added(tensor))
         reading.uses.append(use)
+
+
+def _weakness(group: Group) -> str:
+    if adapters.has_row_magnitudes(group):
+        return "it divides DoRA's magnitudes of output rows by lengths of the base model's rows"
+    if "oft_blocks" in group and ("rescale" in group or float(group.get("alpha", torch.tensor(0.0))) > 0):
+        return "it knows no gains of a rotation, and takes alpha itself for its limit"
+    return ""
 
 
 def _names(view: BaseView) -> Iterator[tuple[str, str]]:
@@ -117,7 +164,7 @@ def _decompose(weight: Tensor, merged: Tensor, magnitudes: Tensor) -> Tensor:
 
 def _kronecker(weight: Tensor, group: Group) -> Tensor:
     if "lokr_t2" in group:
-        raise ValueError("the Kronecker product of a Tucker factor fails")
+        raise NeverError("the Kronecker product of a Tucker factor fails")
     return formulas.kronecker(group)
 
 
@@ -132,7 +179,7 @@ def _rotate(weight: Tensor, group: Group) -> Tensor:
     blocks = group["oft_blocks"].float()
     is_butterfly = blocks.dim() == 4
     if is_butterfly and "alpha" not in group:
-        raise ValueError("a butterfly without alpha fails")
+        raise NeverError("a butterfly without alpha fails")
     limit = float(group["alpha"]) if "alpha" in group else 0.0
     turned = formulas.rotated(weight, formulas.rotations(blocks, limit))
     gain = group["rescale"].float() if is_butterfly and "rescale" in group else 1.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sdtune.formats.consumers.reading import Reading, first_lines, plural
+from sdtune.formats.consumers.reading import NeverError, Reading, first_lines, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +50,9 @@ def read_networks(content: Mapping[Any, Any], view: BaseView, build: Builder) ->
             continue
         try:
             first, second = (build(width, content, state).eval() for state in content[width])
+        except NeverError as error:
+            reading.unsupported = str(error)
+            return reading
         except (RuntimeError, KeyError, ValueError, IndexError) as error:
             reading.refused = f"width {width}: {first_lines(error)}"
             return reading
@@ -107,11 +110,21 @@ def _webui_dropouts(content: Mapping[Any, Any], length: int) -> list[float]:
     return chances
 
 
+def comfyui_weakness(content: Mapping[Any, Any]) -> str:
+    """Tell why ComfyUI computes something else with networks of this form; empty when it does not."""
+    if content.get("use_dropout", False):
+        return "it never turns dropout off"
+    is_silent = not content.get("activate_output", True) and (content.get("activation_func") or "linear") != "linear"
+    if content.get("is_layer_norm", False) and is_silent:
+        return "behind a last LayerNorm it does not find the output layer, and activates it"
+    return ""
+
+
 def comfyui_network(width: int, content: Mapping[Any, Any], state: State) -> nn.Module:
     """Build a network as ComfyUI does: from tensors in their order; a last LayerNorm hides the last linear layer."""
     name = content.get("activation_func") or "linear"
     if name not in _COMFYUI_ACTIVATIONS:
-        raise ValueError(f"it has no activation {name!r}")
+        raise NeverError(f"it has no activation {name!r}")
     members: list[nn.Module] = []
     layers = [key.removesuffix(".weight") for key in state if key.endswith(".weight")]
     for place, layer in enumerate(layers):

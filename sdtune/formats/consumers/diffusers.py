@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdtune.errors import ModelError
-from sdtune.formats.consumers.adapters import ALGORITHMS, DORA, LOW_RANK, find_algorithm, keys_of
+from sdtune.formats.consumers.adapters import ALGORITHMS, DORA, LOW_RANK, find_algorithm, keys_of, kohya_names
 from sdtune.formats.consumers.applying import named_layers, text_encoders
 from sdtune.formats.consumers.embeddings import take_vectors, tensors_in, widths
 from sdtune.formats.consumers.reading import BaseView, File, Reading, Use, first_lines, unpickle
@@ -67,12 +67,11 @@ def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading
         with _quiet():
             pipeline.unload_lora_weights()
     taken = {layer: group for layer, group in file.groups.items() if LOW_RANK.needs(group)}
-    if len(reading.uses) < len(taken):
-        reason = f"it adapted {len(reading.uses)} of {len(taken)} layers"
-        for layer, group in taken.items():
-            reading.skip(keys_of(layer, group), reason)
+    adapted, names = {use.target for use in reading.uses}, kohya_names(view)
     for layer, group in taken.items():
         reading.used |= set(keys_of(layer, group))
+        if f"{names.get(layer)}.weight" not in adapted:
+            reading.skip(keys_of(layer, group), "it adapted no layer for it")
     return reading
 
 
@@ -182,6 +181,7 @@ def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Readi
     for target in view.shapes:
         reading.uses.append(Use(target=target, keys=(), change=partial(_as, states[target])))
     reading.used |= file.tensors.keys()
+    reading.predicts = f"{'v' if view.family == 'sd2' else 'noise'}, unless the argument scheduler says otherwise"
     return reading
 
 

@@ -69,9 +69,10 @@ def _read_layer(reading: Reading, layer: str, group: Group, target: str, view: B
         reading.unsupported = "it knows no LoRA of three factors (Tucker)"
         return
     wanted = (len(down), *shape[1:]), (shape[0], len(down), *[1] * (len(shape) - 2))
-    if (tuple(down.shape), tuple(up.shape)) != wanted:
-        reading.refused = f"size mismatch for {layer}: {list(down.shape)}, not {list(wanted[0])}"
-        return
+    for factor, right in zip((down, up), wanted, strict=True):
+        if tuple(factor.shape) != right:
+            reading.refused = f"size mismatch for {layer}: {list(factor.shape)}, not {list(right)}"
+            return
     taken = {name for name in group if name in {"lora_up.weight", "lora_down.weight", "alpha"}}
     reading.uses.append(Use(target=f"{target}.weight", keys=keys_of(layer, taken), change=_change(group)))
     rest = group.keys() - taken
@@ -132,6 +133,7 @@ def _read_embedding(file: File, view: BaseView) -> Reading:
 def _read_checkpoint(file: File, view: BaseView) -> Reading:
     """Read a single file: names of the text encoder are strict, a VAE's attention may be flat."""
     reading = read_checkpoint(file, view, takes_flat_attention=True)
+    reading.predicts = "what the flag --v_parameterization says"
     if view.family == "sdxl":
         projection = single_file(view)["text_encoder_2.text_projection.weight"].key
         reading.unknown[projection] = "it takes the projection for its own transpose"

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from sdtune.export.artifact import ArtifactKind
     from sdtune.models.base import DiffusionModel
 
+
+class NeverError(ValueError):
+    """A program cannot compute such a change by its nature, however well the file is made."""
+
+
 Change = Callable[["Tensor"], "Tensor"]
 """From a weight of the base model (float32) to the weight a program computes with; raises where it cannot."""
 
@@ -52,6 +57,10 @@ class Reading:
         unknown: Key to reason: the program knows nothing of the sort.
         refused: Why the program does not load the file at all; empty when it does.
         unsupported: Why the program never loads files of this kind; empty when it does.
+        weakness: Why the program, by its nature, may do something else with a file of this form, however well it is
+            made; it counts where the effect is another. Empty: no reason is known.
+        mistake: What the program takes the file for, and it is not; empty when it makes no mistake.
+        predicts: Of a checkpoint: what the program takes the model to predict, and how it knows.
         words: Word to text encoder (`clip_l`, `clip_g`) to (n, D) vectors.
         contexts: Width of contexts to the networks before keys and before values.
     """
@@ -62,6 +71,9 @@ class Reading:
     unknown: dict[str, str] = field(default_factory=dict)
     refused: str = ""
     unsupported: str = ""
+    weakness: str = ""
+    mistake: str = ""
+    predicts: str = ""
     words: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     contexts: Mapping[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict)
 

@@ -17,10 +17,12 @@ CONSUMERS: Mapping[str, Reader] = {
     "kohya": kohya.read,
     "diffusers": diffusers.read,
 }
+AS_MEANT = "file"
 TITLES: Mapping[str, str] = {
     "a1111": "A1111",
     "comfyui": "ComfyUI",
     "kohya": "kohya (sd-scripts)",
     "diffusers": "diffusers",
+    AS_MEANT: "the file itself",
 }
 DEFINITION: Reader = definition.read

@@ -1,78 +1,60 @@
-"""What a model's UNet predicts, and whether its last step is pure noise, by the marks that programs look for."""
+"""What a model's UNet predicts, and whether its last step is pure noise: decided as `sdtune train` decides it."""
 
 from __future__ import annotations
 
-import re
 import statistics
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from sdtune.config.schema import ModelOptions
+from sdtune.errors import ModelError
+from sdtune.models.architecture import FAMILIES
+from sdtune.models.prediction import TELLING_BIAS, decide, gather_claims, guess_from_bias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sdtune.formats.facts import FileFacts
+    from sdtune.models.prediction import Claim
 
-Prediction = Literal["epsilon", "v_prediction"]
-# ComfyUI's test for SD2: the spread of this bias is larger in models that predict v.
-_TELLING = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
-_TELLING_WIDTH, _TELLING_SPREAD = 320, 0.09
-_YAML_V = re.compile(r"""parameterization:\s*["']?v\b|VScaling""")
-_LIMIT_BYTES = 1 << 20
+_SCHEDULER = "scheduler/scheduler_config.json"
+# `TELLING_BIAS` by its name in a single file, in a UNet alone and in a folder.
+_LDM_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_BIASES = (f"model.diffusion_model.{_LDM_BIAS}", _LDM_BIAS, TELLING_BIAS, f"unet/{TELLING_BIAS}")
 
 
 def describe_prediction(facts: FileFacts) -> dict[str, Any]:
-    """Give the section `prediction`: the kind, from what it is told, and zero terminal SNR where that is told."""
-    evidence = list(_evidence(facts))
-    kinds = {kind for kind, _ in evidence}
-    kind, reason = evidence[0] if evidence else _default(facts)
+    """Give the section `prediction`: the kind, who says so, all who say something, and zero terminal SNR.
+
+    The kind is None where training refuses the model; the reason is then what training says.
+    """
+    claims: tuple[Claim, ...] = ()
+    options = ModelOptions(path=str(facts.path))
+    family = FAMILIES.get(facts.family or "")
+    try:
+        claims = gather_claims(
+            facts.path,
+            names=facts.tensors.keys(),
+            metadata=facts.metadata,
+            scheduler=facts.contents.configs.get(_SCHEDULER, {}),
+        )
+        default = family.prediction if family is not None else "epsilon"
+        found = decide(options, claims, default=default, guess=lambda: _guess(facts))
+        kind, reason, zero_snr = found.prediction, found.source, found.zero_snr
+    except ModelError as error:
+        kind, reason, zero_snr = None, str(error), False
+    spoken = [claim for claim in claims if claim.prediction is not None]
     return {
         "kind": kind,
         "reason": reason,
-        "is_disputed": len(kinds) > 1,
-        "evidence": [{"kind": kind, "reason": reason} for kind, reason in evidence],
-        "zero_terminal_snr": _zero_snr(facts),
+        "is_disputed": len({claim.prediction for claim in spoken}) > 1,
+        "evidence": [{"kind": claim.prediction, "reason": claim.source} for claim in spoken],
+        "zero_terminal_snr": zero_snr,
     }
 
 
-def _evidence(facts: FileFacts) -> Iterator[tuple[Prediction, str]]:
-    """List what tells, the strongest first."""
-    if yaml := _sidecar(facts):
-        yield _kind(is_v=bool(_YAML_V.search(yaml))), f"{facts.path.stem}.yaml beside it"
-    if "v_pred" in facts.tensors:
-        yield "v_prediction", "its tensor v_pred"
-    scheduler = facts.contents.configs.get("scheduler/scheduler_config.json", {})
-    if "prediction_type" in scheduler:
-        yield _kind(is_v=scheduler["prediction_type"] == "v_prediction"), "scheduler_config.json"
-    for key in ("modelspec.predict_key", "modelspec.prediction_type"):
-        if key in facts.metadata:
-            yield _kind(is_v=facts.metadata[key].startswith("v")), f"its metadata {key}"
-    tensor = facts.tensors.get(_TELLING)
-    if facts.family == "sd2" and tensor is not None and tensor.shape == (_TELLING_WIDTH,):
-        values = facts.contents.read_values(_TELLING)
-        if values and any(values):
-            width = statistics.pstdev(values)
-            yield _kind(is_v=width > _TELLING_SPREAD), f"the spread {width:.3f} of a bias, ComfyUI's test"
-
-
-def _default(facts: FileFacts) -> tuple[Prediction | None, str]:
-    if facts.family == "sd2":
-        return None, "nothing tells; SD2 has models of both kinds"
-    return "epsilon", "nothing says otherwise"
-
-
-def _zero_snr(facts: FileFacts) -> bool | None:
-    scheduler = facts.contents.configs.get("scheduler/scheduler_config.json", {})
-    if "ztsnr" in facts.tensors or scheduler.get("rescale_betas_zero_snr") is True:
-        return True
-    stated = facts.metadata.get("ss_zero_terminal_snr")
-    return None if stated not in {"True", "False"} else stated == "True"
-
-
-def _sidecar(facts: FileFacts) -> str:
-    path = facts.path.with_suffix(".yaml")
-    if facts.contents.form == "folder" or not path.is_file() or path.stat().st_size > _LIMIT_BYTES:
-        return ""
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _kind(*, is_v: bool) -> Prediction:
-    return "v_prediction" if is_v else "epsilon"
+def _guess(facts: FileFacts) -> Claim | None:
+    """Ask the weights where the family has models of both kinds."""
+    family = FAMILIES.get(facts.family or "")
+    name = next((name for name in _BIASES if name in facts.tensors), None)
+    if family is None or family.v_px is None or name is None:
+        return None
+    values = facts.contents.read_values(name)
+    return guess_from_bias(statistics.pstdev(values)) if values else None

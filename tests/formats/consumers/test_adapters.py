@@ -1,13 +1,16 @@
 """Good files are read whole by every program that knows them; seeded faults are found by the program that suffers."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
+from sdtune.formats.consumers import a1111
 from sdtune.formats.consumers.applying import applied, named_layers, view_of
 from sdtune.formats.consumers.definition import read_adapters
 from sdtune.formats.consumers.ldm import unet_layers
+from sdtune.formats.consumers.reading import File
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 CONSUMERS = ("a1111", "comfyui", "kohya", "diffusers")
@@ -182,7 +185,7 @@ def test_a1111_needs_all_four_of_a_fused_attention(family, prefix, open_base, ad
     layer = f"{prefix}_text_model_encoder_layers_0_self_attn_"
     tensors = {key: tensor for key, tensor in adapter(base).items() if not key.startswith(f"{layer}q_proj")}
     ((row, fault),) = certificate(tensors, base, "a1111").faults()
-    assert set(row.skipped) == {key for key in tensors if key.startswith(layer)}
+    assert set(row.unknown) == {key for key in tensors if key.startswith(layer)}
     assert "not there: q" in fault
     assert certificate(tensors, base, "comfyui").faults() == []
 
@@ -196,3 +199,21 @@ def test_a_program_that_does_not_know_an_algorithm_is_no_fault_unless_chosen(ope
         "kohya",
         "diffusers",
     ]
+
+
+HIDDEN = {
+    "no metadata": ("sdxl", {}, False),
+    "some": ("sdxl", {"sshs_model_hash": "0"}, True),
+    "some, SD1": ("sd1", {"sshs_model_hash": "0"}, False),
+    "SDXL": ("sdxl", {"ss_base_model_version": "sdxl_base_v1-0"}, False),
+    "SD2": ("sd2", {"ss_v2": "True"}, False),
+    "SD2 as text": ("sd2", {"ss_v2": "true"}, True),
+}
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+def test_a1111_hides_what_its_metadata_make_a_file_for_another_family(case, open_base, adapter):
+    family, metadata, is_hidden = HIDDEN[case]
+    base = open_base(family)
+    file = File(path=Path("zwx.safetensors"), kind="lora", tensors=adapter(base), metadata=metadata)
+    assert ("its list hides it" in a1111.read_adapters(file, view_of(base)).mistake) == is_hidden

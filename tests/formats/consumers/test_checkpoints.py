@@ -4,9 +4,15 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from sdtune.config.schema import ModelOptions
 from sdtune.export.certificate import certify
 from sdtune.export.probe import Probe, ask
+from sdtune.formats.consumers.reading import open_file
+from sdtune.models.open import open_model
+from sdtune.plugins import Registry
+from sdtune.testing.tiny import tiny_model
 
 PROBE = Probe(captions=("a photo of zwx", "a red circle"), has_vae=True)
 OPEN = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}
@@ -109,3 +115,74 @@ def answers_differ(base, file, right, wrong):
         trained = ask(base, PROBE)
     made = certify([file(wrong, "checkpoint")], base, PROBE, trained=trained)
     return {row.consumer for row, _ in made.faults()} >= {"a1111", "comfyui", "diffusers"}
+
+
+@pytest.fixture(scope="module")
+def open_v(tmp_path_factory):
+    """Open a family's tiny model as one that predicts v, and give its file's tensors."""
+    folder = tmp_path_factory.mktemp("v")
+
+    def open_v(family, zero_snr=False):
+        path = tiny_model(folder / f"{family}.safetensors", family)
+        options = ModelOptions(path=str(path), prediction="v_prediction", zero_terminal_snr=zero_snr)
+        base = open_model(options, dtype=torch.float32, device=torch.device("cpu"), registry=Registry.from_plugins([]))
+        for part in PROBE.parts:
+            base.load(part)
+        return base, base.webui_state_dict()
+
+    return open_v
+
+
+def certified(path, base):
+    return certify([open_file(path, "checkpoint")], base, PROBE, trained=None)
+
+
+@pytest.mark.parametrize(("family", "is_natural"), [("sd1", True), ("sd2", True), ("sdxl", False)])
+def test_v_without_a_yaml_or_a_mark_is_a_mistake(family, is_natural, open_v, tmp_path):
+    base, tensors = open_v(family)
+    marks = {"v_pred", "ztsnr"}
+    save_file({name: tensor for name, tensor in tensors.items() if name not in marks}, tmp_path / "m.safetensors")
+    rows = {row.consumer: row for row in certified(tmp_path / "m.safetensors", base).rows}
+    assert "samples a model of v as one of noise" in rows["a1111"].fault(is_chosen=False)
+    assert rows["comfyui"].is_natural == is_natural
+    assert "samples a model of v as one of noise" in rows["comfyui"].fault(is_chosen=True)
+    assert rows["diffusers"].fault(is_chosen=True) == ""
+    assert "--v_parameterization" in rows["kohya"].predicts
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_the_yaml_and_the_marks_that_are_written_tell_v(family, open_v, tmp_path):
+    base, tensors = open_v(family)
+    save_file(tensors, tmp_path / "m.safetensors")
+    for suffix, content in base.webui_sidecars().items():
+        (tmp_path / f"m{suffix}").write_bytes(content)
+    made = certified(tmp_path / "m.safetensors", base)
+    assert made.faults() == []
+    predicts = {row.consumer: row.predicts for row in made.rows}
+    assert predicts["a1111"] == "v (m.yaml)"
+    assert predicts["comfyui"].startswith("v (tensor v_pred" if family == "sdxl" else "noise (")
+
+
+def test_pure_noise_at_the_end_without_its_mark_is_a_mistake(open_v, tmp_path):
+    base, tensors = open_v("sdxl", zero_snr=True)
+    assert "ztsnr" in tensors
+    del tensors["ztsnr"]
+    save_file(tensors, tmp_path / "m.safetensors")
+    row = next(row for row in certified(tmp_path / "m.safetensors", base).rows if row.consumer == "comfyui")
+    assert row.fault(is_chosen=False) == "its schedule does not end in pure noise"
+
+
+def test_comfyui_takes_a_telling_bias_of_sd2_for_v(open_v, tmp_path):
+    base, tensors = open_v("sd2")
+    name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    spread = torch.ones_like(tensors[name]) * 0.12
+    spread[::2] *= -1
+    save_file(tensors | {name: spread}, tmp_path / "m.safetensors")
+    row = next(row for row in certified(tmp_path / "m.safetensors", base).rows if row.consumer == "comfyui")
+    assert row.predicts == "v (a bias spreads by 0.120)"
+
+
+def test_comfyui_tells_the_family_by_the_form_of_the_unet(whole, faults):
+    base, _ = whole("sd1")
+    _, tensors = whole("sdxl")
+    assert "family sdxl" in faults(tensors, base, "comfyui")["comfyui"]

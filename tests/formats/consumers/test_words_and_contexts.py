@@ -98,17 +98,22 @@ def test_both_webuis_read_a_hypernetwork(found):
 
 def test_a_norm_before_an_activation_is_another_network_in_comfyui(found):
     content = {64: states(0, 3, norms=(2, 4)), **FIELDS, "is_layer_norm": True}
-    assert found(content, "hypernetwork") == {"comfyui": "another effect than trained"}
+    assert found(content, "hypernetwork") == {}
+    assert "wrong by nature: behind a last" in found(content, "hypernetwork", chosen=("comfyui",))["comfyui"]
 
 
-def test_an_activation_comfyui_has_not_is_refused_by_it(found):
-    wrong = found({64: states(0, 2), **FIELDS, "activation_func": "gelu"}, "hypernetwork")
-    assert wrong == {"comfyui": "refused: width 64: it has no activation 'gelu'"}
+def test_an_activation_comfyui_has_not_is_a_fault_only_where_it_was_chosen(found):
+    content = {64: states(0, 2), **FIELDS, "activation_func": "gelu"}
+    assert found(content, "hypernetwork") == {}
+    wrong = found(content, "hypernetwork", chosen=("comfyui",))
+    assert wrong == {"comfyui": "not supported: it has no activation 'gelu'"}
 
 
 def test_dropout_left_in_is_random_in_comfyui(found):
     content = {64: states(0, 3), **FIELDS, "use_dropout": True, "dropout_structure": [0, 0.3, 0]}
-    assert found(content, "hypernetwork") == {"comfyui": "another effect than trained"}
+    assert found(content, "hypernetwork") == {}
+    wrong = found(content, "hypernetwork", chosen=("comfyui",))
+    assert wrong == {"comfyui": "wrong by nature: it never turns dropout off"}
 
 
 def test_members_out_of_place_are_refused_by_a1111(found):
