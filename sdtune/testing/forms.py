@@ -27,7 +27,12 @@ _COMMIT = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 
 
 def write_form(
-    form: str, folder: Path, components: Mapping[Component, nn.Module], family: str, *, prediction: Prediction = "epsilon"
+    form: str,
+    folder: Path,
+    components: Mapping[Component, nn.Module],
+    family: str,
+    *,
+    prediction: Prediction = "epsilon",
 ) -> dict[str, str]:
     """Write a model in one of `FORMS`.
 
