@@ -76,8 +76,8 @@ def module_prefix(module: nn.Module, component: str) -> str:
 
     Give `text_model.` if canonical names of the text encoder have it and the module's own have not, else "".
     """
-    own = next(iter(module.state_dict(keep_vars=True)))
-    return "text_model." if component.startswith("text_encoder") and not own.startswith("text_model.") else ""
+    is_inside = any(name == "text_model" for name, _ in module.named_children())
+    return "text_model." if component.startswith("text_encoder") and not is_inside else ""
 
 
 def fill(module: nn.Module, stored: StoredPart, *, dtype: torch.dtype, device: torch.device) -> None:

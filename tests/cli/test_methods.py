@@ -35,5 +35,6 @@ def test_a_method_trains_and_delivers(registry, tmp_path, monkeypatch, method, p
     folder.mkdir(parents=True)
     words = ["train", "--method", method, "--model", "demo", "--data", "demo", "--steps", "2"]
     words += ["--output", str(tmp_path / "run"), "--webui-dir", str(tmp_path / "webui")]
+    words += ["output.certify=false", "preview.prompts=[]", "data.resolution=64"]  # see tests/test_families.py
     assert run(words, registry) == 0
     assert any(path.suffix in (".safetensors", ".pt") for path in folder.iterdir())
