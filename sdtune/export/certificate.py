@@ -78,7 +78,10 @@ class Row:
             return f"in part: {_first(self.unknown)}"
         if self.is_wrong:
             return "another effect than trained"
-        return "good" if self.error is not None else "good, no effect to compare"
+        if self.error is None:
+            return "good, no effect to compare"
+        # an error beyond all tolerances stands in the noise, which rounding alone makes: see `_Scale.judge`
+        return "good" if self.error <= max(_TOLERANCE.values()) else "good: so much is rounding"
 
     def fault(self, *, is_chosen: bool) -> str:
         """Say what is wrong; empty when nothing is. What a program never knew is wrong only where it was chosen."""

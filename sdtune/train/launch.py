@@ -151,7 +151,7 @@ def _train(
         folder.write_facts({"files": delivered})
         certificate = certify_exports(run, files, trainer.answer, registry)
     for file in files:
-        screen.say(f"model saved: {file.path}")
+        screen.say(f"saved: {file.path}")
     if certificate is not None:
         screen.say(certificate.render())
         certificate.raise_if_faulty()

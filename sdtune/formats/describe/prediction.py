@@ -55,7 +55,7 @@ def _evidence(facts: FileFacts) -> Iterator[tuple[Prediction, str]]:
 
 def _default(facts: FileFacts) -> tuple[Prediction | None, str]:
     if facts.family == "sd2":
-        return None, "nothing tells; SD2 has models of both kinds"
+        return None, "SD2 has models of both kinds; `sdtune plan` guesses it from the weights"
     return "epsilon", "nothing says otherwise"
 
 
