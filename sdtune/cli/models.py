@@ -33,7 +33,7 @@ def list_models(registry: Families, as_json: bool) -> None:
         click.echo(json.dumps({"demo": demo, "families": listing}, indent=2))
         return
     click.echo(f"demo  a small model for trying things out ({demo or 'not in this installation'})")
-    click.echo("FILE  a webui single file (.safetensors) or a diffusers folder of one of these families:")
+    click.echo("PATH  a single file (.safetensors, .ckpt), a diffusers folder, or a hub id, of one of these families:")
     for spec in families:
         click.echo(f"      {spec.name:<8}{spec.summary}")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sdtune.train.plan import Plan
 
 _FLAGS: Mapping[str, tuple[str, str]] = {
-    "model": ("model.path", "Base model: a .safetensors file, a diffusers folder, or `demo`."),
+    "model": ("model.path", "Base model: a .safetensors or .ckpt file, a diffusers folder, a hub id, or `demo`."),
     "data": (
         "data.path",
         "Folder of images, or of N_name folders; `demo`: drawings with their settings.",

@@ -88,7 +88,10 @@ class Row:
             return f"in part: {_first(self.unknown)}"
         if self.is_otherwise:
             return f"wrong by nature: {self.weakness}" if self.weakness else self.mistake or self._effect
-        return "good" if self.error is not None else "good, no effect to compare"
+        if self.error is None:
+            return "good, no effect to compare"
+        # an error beyond all tolerances stands in the noise, which rounding alone makes: see `_Scale.judge`
+        return "good" if self.error <= max(_TOLERANCE.values()) else "good: so much is rounding"
 
     @property
     def is_otherwise(self) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune import __version__
 from sdtune.data.regularization import PREFIX
+from sdtune.models.architecture import FAMILIES
 from sdtune.randomness import derive_seed
 
 if TYPE_CHECKING:
@@ -108,15 +109,15 @@ def count_tags(images: Iterable[ImageRecord]) -> dict[str, dict[str, int]]:
 
 def _describe_model(artifact: Artifact, info: RunInfo) -> dict[str, Any]:
     names = _names(info.family)
-    digest = {"new_sd_model_hash": info.base_digest} if info.base_digest else {}
+    digests = {"sd_model_hash": info.base_legacy_digest, "new_sd_model_hash": info.base_digest}
     return {
         "output_name": artifact.stem,
         "base_model_version": names.version_v if _is_v(info) else names.version,
         "v2": info.family == "sd2",
         "sd_model_name": info.base_name,
-        "clip_skip": info.clip_skip,
+        "clip_skip": _asked_clip_skip(info),
         "zero_terminal_snr": info.zero_terminal_snr,
-        **digest,
+        **{name: digest for name, digest in digests.items() if digest},
     }
 
 
@@ -214,6 +215,17 @@ def _describe_config(info: RunInfo) -> Any:
     config = info.config.model_dump()
     config["model"]["path"] = info.base_name
     return _without_folders(config)
+
+
+def _asked_clip_skip(info: RunInfo) -> int | None:
+    """Give what a user of a webui must set.
+
+    Programs leave out SD2's and SDXL's last layer unasked, and kohya's scripts write None then. A1111 shows any number
+    as "Clip skip", and a user who sets it changes nothing there, but every picture of SD1 afterwards.
+    """
+    family = FAMILIES.get(info.family)
+    is_own = family is not None and info.clip_skip == family.clip_skip > 1
+    return None if is_own else info.clip_skip
 
 
 def _names(family: str) -> _Names:

@@ -11,7 +11,7 @@ import torch
 from sdtune.config.schema import ModelOptions
 from sdtune.errors import ConfigError
 from sdtune.formats.casting import cast_in_place, short_name
-from sdtune.formats.outputs import Conversion, FolderOutput, TensorsOutput
+from sdtune.formats.outputs import BytesOutput, Conversion, FolderOutput, TensorsOutput
 from sdtune.models.architecture import FAMILIES
 from sdtune.models.detect import FAMILY_TITLES
 from sdtune.models.open import open_model
@@ -57,7 +57,10 @@ def convert_checkpoint(request: Request) -> Conversion:
     if is_folder:
         return Conversion(outputs=[FolderOutput(path=request.target, files=files)], lines=lines)
     metadata = {**request.source.metadata, **model.webui_metadata()}
-    return Conversion(outputs=[TensorsOutput(path=request.target, tensors=tensors, metadata=metadata)], lines=lines)
+    file = TensorsOutput(path=request.target, tensors=tensors, metadata=metadata)
+    beside = model.webui_sidecars().items()
+    sidecars = [BytesOutput(path=request.target.with_suffix(suffix), content=content) for suffix, content in beside]
+    return Conversion(outputs=[file, *sidecars], lines=lines)
 
 
 def _becomes_folder(request: Request) -> bool:

@@ -34,8 +34,8 @@ def convert(request: Request) -> Conversion:
     source = request.source
     if source.kind not in _CONVERTERS:
         raise ModelError(
-            f"{source.path.name} is a {source.kind.replace('_', ' ')}, which has one form only",
-            hint="converted are LoRA files, embeddings and models",
+            f"{source.path.name} is no LoRA, embedding or model, and has one form only",
+            hint=f"'sdtune inspect {source.path.name}' tells what it is",
         )
     if request.target.resolve() == source.path.resolve():
         raise ConfigError(f"{request.target} is the source itself", hint="choose another name")

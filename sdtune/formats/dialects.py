@@ -75,7 +75,10 @@ def _choose_dialect(request: Request) -> Dialect:
     if request.to:
         return _DIALECTS[request.to]
     if request.source.dialect == "kohya" and request.dtype is None:
-        raise ConfigError("which form is wanted?", hint="choose --to diffusers, --to hcp, or a --dtype")
+        raise ConfigError(
+            f"{request.source.path.name} is in webui's form already",
+            hint="choose --to diffusers, --to hcp, or a --dtype",
+        )
     return "kohya"
 
 

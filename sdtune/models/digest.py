@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING
 import platformdirs
 import torch
 
+from sdtune.errors import PlatformError
+from sdtune.files import hash_file
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sdtune.models.storage import StoredPart
 
 _CHUNK_BYTES = 1 << 22
 _KEPT = 500
+_LEGACY_START, _LEGACY_BYTES = 0x100000, 0x10000
 
 
 def part_digest(stored: StoredPart) -> str:
@@ -27,9 +33,34 @@ def part_digest(stored: StoredPart) -> str:
     """
     paths = {stored.file.path, *(entry.path for entry in stored.entries.values())}
     key = "|".join([stored.component, *(_identity(path) for path in sorted(paths))])
+    return _remember(key, lambda: hash_part(stored))
+
+
+def file_digest(path: Path) -> str:
+    """Hash a whole file (SHA-256, hex): what webuis and model sites know a checkpoint by; "" for a folder.
+
+    The answer is remembered by path, size, time and inode of the file. A file that is gone or unreadable gives "":
+    what a run has learned must not be lost for a name in its metadata.
+    """
+    if not path.is_file():
+        return ""
+    with suppress(PlatformError):
+        return _remember(f"sha256|{_identity(path)}", lambda: hash_file(path))
+    return ""
+
+
+def legacy_digest(path: Path) -> str:
+    """Hash 64 KiB from 1 MiB on (first 8 hex of SHA-256), as old webuis did; "" for a folder, and see `file_digest`."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(_LEGACY_START)
+        return hashlib.sha256(file.read(_LEGACY_BYTES)).hexdigest()[:8]
+    return ""
+
+
+def _remember(key: str, compute: Callable[[], str]) -> str:
     known = _read_known()
     if key not in known:
-        known[key] = hash_part(stored)
+        known[key] = compute()
         _write_known(known)
     return known[key]
 

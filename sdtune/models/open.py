@@ -107,7 +107,8 @@ def _family(name: str, path: Path, registry: Families) -> FamilySpec:
     found = registry.detect_family(shapes, path)
     if found is None or found not in families:
         what = _title(found) if found else describe(shapes, is_folder=path.is_dir())
-        raise ModelError(f"{path.name} holds {what}", where=str(path), hint=f"trained are: {', '.join(families)}")
+        hint = f"give a base model of one of these families: {', '.join(families)}"
+        raise ModelError(f"{path.name} holds {what}", where=str(path), hint=hint)
     if name not in ("auto", found):
         raise ModelError(
             f"{path.name} holds {_title(found)}, but model.family is {name}",

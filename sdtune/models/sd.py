@@ -77,7 +77,7 @@ class StableDiffusion(DiffusionModel):
 
     def describe(self) -> str:
         """See `DiffusionModel.describe`."""
-        return f"{self.family}, {self._parameterization}"
+        return f"{self.family}, {self._parameterization}{vae.name_of(self.source.options.vae)}"
 
     def notes(self) -> tuple[str, ...]:
         """See `DiffusionModel.notes`."""

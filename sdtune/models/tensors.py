@@ -192,7 +192,7 @@ def _parse(path: Path) -> TensorFile:
         _refuse_others(path, start)
         length = int.from_bytes(start[:8], "little")
         if length > HEADER_LIMIT_BYTES:
-            raise ModelError(f"{path} holds no weights: as safetensors, its header would have {length:,} bytes")
+            raise ModelError(f"{path} holds no weights: it is no safetensors file")
         if 8 + length > total:
             raise ModelError(f"{path} is cut short inside its header", hint=_AGAIN)
         file.seek(8)

@@ -39,6 +39,7 @@ class TextEncoder:
                 f"clip_skip is {clip_skip}, but the text encoder has {layers + text.dropped_layers} layers"
                 + (f", and the last {text.dropped_layers} is never used" if text.dropped_layers else ""),
                 where="model.clip_skip",
+                hint=f"give a number from {text.dropped_layers + 1} to {layers + text.dropped_layers}",
             )
         self.text = text
         self.words = Words()

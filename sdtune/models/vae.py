@@ -43,6 +43,11 @@ def replace_vae(storage: StoredModel, path: Path | None, family: SDFamily) -> St
     return replace(storage, components={**storage.components, "vae": other})
 
 
+def name_of(path: Path | None) -> str:
+    """Name another VAE for the plan; nothing where the model has its own."""
+    return f", VAE of {path.name}" if path else ""
+
+
 def open_vae(path: Path, *, latent_channels: int, scaling_factor: float) -> StoredPart:
     """Open a VAE by its header: a file as webui's `models/VAE` has them, or a diffusers folder.
 

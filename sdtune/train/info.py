@@ -54,7 +54,8 @@ class RunInfo:
         clip_skip: Which hidden state of the text encoder was used.
         zero_terminal_snr: The noise schedule ended in pure noise.
         base_name: Name of the base model, no folder.
-        base_digest: SHA-256 of the base model's file, or "" when it is a folder or was not computed.
+        base_digest: SHA-256 of the base model's file, or "" when it is a folder or not known.
+        base_legacy_digest: Its hash by the rule of old webuis, 8 digits, or "" likewise.
         images: The data set, regularization left out.
         regularization: The regularization images.
         buckets: Bucket size to number of images times repeats.
@@ -81,6 +82,7 @@ class RunInfo:
     buckets: Mapping[Size, int]
     started_at: float
     finished_at: float
+    base_legacy_digest: str = ""
     zero_terminal_snr: bool = False
     trigger: str = ""
     suffix: str = ""

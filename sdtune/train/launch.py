@@ -152,7 +152,7 @@ def _train(
         with trainer.shown_weights():
             certificate = certify_exports(run, files, registry)
     for file in files:
-        screen.say(f"model saved: {file.path}")
+        screen.say(f"saved: {file.path}")
     if certificate is not None:
         screen.say(certificate.render())
         for warning in certificate.warnings():

@@ -155,7 +155,7 @@ def _steps_text(run: Run) -> str:
     return (
         f"{visits} visits in batches of {train.batch_size} = {table.batches_per_epoch} batches an epoch, "
         f"{table.accumulation} a step = {table.steps_per_epoch} steps; {table.steps} steps = "
-        f"{table.steps / table.steps_per_epoch:g} epochs"
+        f"{table.steps / table.steps_per_epoch:.3g} epochs"
     )
 
 
@@ -193,6 +193,7 @@ def _cut_captions_text(run: Run) -> str:
     more = min(max(math.ceil(count / _PIECE), chunks + 1), _MOST_CHUNKS)
     remedy = f"; model.chunks={more} reads more" if more > chunks else ""
     return (
-        f"{sum(counts[caption] for caption in cut)} captions do not fit into {_PIECE * chunks} tokens and are cut; "
+        f"{sum(counts[caption] for caption in cut)} of {counts.total()} captions too long "
+        f"for {_PIECE * chunks} tokens, and cut; "
         f"{name} loses {cut[worst]} of {count}{remedy}"
     )

@@ -19,6 +19,7 @@ from sdtune.data.plan import batches_per_epoch, count_visits
 from sdtune.data.regularization import find_sources
 from sdtune.data.rotation import plan_rotations
 from sdtune.errors import ConfigError, ModelError
+from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.models.open import open_model
 from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
@@ -157,6 +158,7 @@ class Run:
         """Give the facts an exported file tells about the run."""
         from sdtune.export.sidecar import newest_picture
 
+        source = self.model.source
         return RunInfo(
             name=self.name + suffix,
             suffix=suffix,
@@ -170,8 +172,9 @@ class Run:
             prediction=self.model.prediction,
             clip_skip=self.model.clip_skip,
             zero_terminal_snr=self.model.schedule.has_zero_snr,
-            base_name=self.model.source.name,
-            base_digest="",
+            base_name=source.name,
+            base_digest=file_digest(source.path),
+            base_legacy_digest=legacy_digest(source.path),
             images=self.index.instances,
             regularization=self.index.regularization,
             buckets=self.bucket_counts(),

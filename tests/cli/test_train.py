@@ -51,7 +51,7 @@ def only_error(err):
 def test_a_run_ends_well_and_says_where_the_file_is(sdtune, images, tmp_path):
     code, _, err = sdtune("--data", str(images), "--rank", "2")
     assert code == 0
-    assert f"model saved: {tmp_path / 'out' / 'exports' / 'images-lora.safetensors'}" in err
+    assert f"saved: {tmp_path / 'out' / 'exports' / 'images-lora.safetensors'}" in err
     assert "step 2/2" in err
 
 

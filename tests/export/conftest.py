@@ -46,6 +46,7 @@ def info() -> RunInfo:
         clip_skip=1,
         base_name="base",
         base_digest="ab" * 32,
+        base_legacy_digest="cd" * 4,
         images=(make_image("1.png", "zwx dog, Grass"), make_image("2.png", "zwx dog, snow, ")),
         buckets={Size(576, 384): 10, Size(512, 384): 10},
         started_at=1_700_000_000.0,

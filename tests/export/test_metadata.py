@@ -23,6 +23,7 @@ def test_every_value_is_a_string(artifact, info):
         ("ss_num_train_images", "20"),
         ("ss_seed", "7"),
         ("ss_noise_offset", "None"),
+        ("ss_sd_model_hash", "cd" * 4),
         ("ss_new_sd_model_hash", "ab" * 32),
         ("ss_training_comment", "None"),
         ("modelspec.sai_model_spec", "1.0.1"),
@@ -55,6 +56,20 @@ def test_family_and_prediction_decide_the_version(artifact, info, family, predic
     metadata = build_metadata(artifact, replace(info, family=family, prediction=prediction))
     found = metadata["ss_base_model_version"], metadata["ss_v2"], metadata["modelspec.architecture"]
     assert found == (version, v2, architecture)
+
+
+@pytest.mark.parametrize(
+    ("family", "clip_skip", "told"),
+    [("sd1", 1, "1"), ("sd1", 2, "2"), ("sd2", 2, "None"), ("sdxl", 2, "None"), ("sdxl", 3, "3"), ("other", 2, "2")],
+)
+def test_clip_skip_is_told_where_a_webui_has_to_be_set(artifact, info, family, clip_skip, told):
+    metadata = build_metadata(artifact, replace(info, family=family, clip_skip=clip_skip))
+    assert (metadata["ss_clip_skip"], metadata["modelspec.encoder_layer"]) == (told, str(clip_skip))
+
+
+def test_hashes_of_a_folder_are_left_out(artifact, info):
+    metadata = build_metadata(artifact, replace(info, base_digest="", base_legacy_digest=""))
+    assert not {"ss_sd_model_hash", "ss_new_sd_model_hash"} & metadata.keys()
 
 
 def test_nested_values_are_json_objects(artifact, info):

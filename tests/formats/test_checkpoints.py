@@ -20,6 +20,10 @@ LEFTOVERS = {
 }
 
 
+def make(source, target):
+    return convert(Request(source=recognize(source), target=target, registry=Registry.from_plugins([])))
+
+
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     """Single files in fp16, each in a folder with its tokenizers."""
@@ -129,3 +133,17 @@ def test_a_model_without_a_vae_is_refused(tmp_path, paths):
     save_file(tensors, tmp_path / "m.safetensors")
     with pytest.raises(ModelError, match="no vae"):
         run(tmp_path / "m.safetensors", tmp_path / "folder")
+
+
+@pytest.mark.parametrize("form", ["m.safetensors", "m"])
+def test_a_model_that_predicts_v_gets_a1111s_yaml_again(tmp_path, form):
+    source = tiny_model(tmp_path / "single" / "m.safetensors", "sd2")
+    source.with_suffix(".yaml").write_text('model: {params: {parameterization: "v"}}')
+    if form == "m":
+        (folder,) = make(source, tmp_path / "m").outputs
+        write_folder(folder.path, folder.files)
+        source = folder.path
+    file, sidecar = make(source, tmp_path / "new.safetensors").outputs
+    assert "v_pred" in file.tensors
+    assert sidecar.path == tmp_path / "new.yaml"
+    assert b"parameterization: v" in sidecar.content

@@ -289,7 +289,7 @@ def test_numbers_too_large_for_the_dtype_are_refused(tmp_path):
 
 
 def test_a_form_must_be_named_where_nothing_tells(tmp_path, sources):
-    with pytest.raises(ConfigError, match="which form"):
+    with pytest.raises(ConfigError, match="in webui's form already"):
         run(sources["sd1"], tmp_path / "x.safetensors")
 
 

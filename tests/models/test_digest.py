@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 
@@ -57,3 +58,26 @@ def test_a_broken_cache_costs_nothing_but_time(own_cache, stored):
     own_cache.mkdir(parents=True)
     (own_cache / "digests.json").write_text("{")
     assert digest.part_digest(stored["vae"]) == digest.hash_part(stored["vae"])
+
+
+def test_a_file_is_hashed_as_webuis_do(tiny_file):
+    content = tiny_file.read_bytes()
+    assert digest.file_digest(tiny_file) == hashlib.sha256(content).hexdigest()
+    assert digest.legacy_digest(tiny_file) == hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
+
+
+def test_a_file_is_read_once_until_it_changes(own_cache, tmp_path):
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(b"one")
+    first = digest.file_digest(path)
+    (own_cache / "digests.json").write_text(
+        (own_cache / "digests.json").read_text().replace(first, "remembered"), encoding="utf-8"
+    )
+    assert digest.file_digest(path) == "remembered"
+    path.write_bytes(b"another")
+    assert digest.file_digest(path) == hashlib.sha256(b"another").hexdigest()
+
+
+def test_folders_and_files_that_are_gone_have_no_hash(tmp_path):
+    paths = (tmp_path, tmp_path / "gone.safetensors")
+    assert [(digest.file_digest(path), digest.legacy_digest(path)) for path in paths] == [("", "")] * 2

@@ -31,7 +31,7 @@ def test_model_index_stands_for_its_folder(tiny_folder):
 
 def test_a_lora_as_base_model_is_told(tmp_path, open_path):
     save_file({"lora_unet_conv_in.lora_down.weight": torch.zeros(1)}, tmp_path / "my.safetensors")
-    with pytest.raises(ModelError, match=r"my.safetensors holds a LoRA or LyCORIS.*trained are: sd1"):
+    with pytest.raises(ModelError, match=r"my.safetensors holds a LoRA or LyCORIS.*one of these families: sd1"):
         open_path(tmp_path / "my.safetensors")
 
 

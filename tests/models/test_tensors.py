@@ -62,11 +62,11 @@ HEADER = b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
     [
         ("m.safetensors", b"PK\x03\x04" + bytes(30), "pickled file"),
         ("m.safetensors", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P", "pickled file"),
-        ("m.pt", b"whatever it is", "its header would have"),
+        ("m.pt", b"whatever it is", "it is no safetensors file"),
         ("m.safetensors", b"", "cut short: 0 bytes"),
         ("m.safetensors", struct.pack("<Q", 500) + HEADER, "cut short inside its header"),
         ("m.safetensors", struct.pack("<Q", len(HEADER)) + HEADER + bytes(7), "cut short: 70 of 79 bytes"),
-        ("m.safetensors", struct.pack("<Q", 1 << 40), "holds no weights: as safetensors, its header would have"),
+        ("m.safetensors", struct.pack("<Q", 1 << 40), "holds no weights: it is no safetensors file"),
         ("m.safetensors", struct.pack("<Q", 4) + b"[1,2", "header cannot be read"),
         ("m.safetensors", struct.pack("<Q", 2) + b"[]", "header cannot be read"),
         ("m.safetensors", struct.pack("<Q", 10) + b'{"a":null}', "header cannot be read"),

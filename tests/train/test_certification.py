@@ -6,6 +6,7 @@ import diffusers
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import sdtune_dreambooth
 import sdtune_hypernetwork
@@ -30,6 +31,7 @@ METHODS = {
 CAPTION, TIMESTEP = "a photo of a zwx toy", torch.tensor([500])
 READING = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
 LATENTS = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(0))
+_VAE = "first_stage_model."
 FAMILIES = ("sd1", "sd2", "sdxl")
 pytestmark = pytest.mark.slow
 
@@ -139,6 +141,29 @@ def test_a_chain_no_file_holds_is_no_fault(options, tmp_path):
     first = train(BUNDLED, *options(tmp_path / "first"), "method=hypernetwork").folder.exports / "thing.pt"
     run = train(BUNDLED, *options(tmp_path / "second"), "method=hypernetwork", f"hypernetwork.chain=[{first}]")
     assert run.folder.read_facts()["certificate"]["thing.pt"]["a1111"]["error"] == 0
+
+
+def test_verify_refuses_what_it_cannot_compare_in_one_line(tmp_path, capsys):
+    base = tiny_model(tmp_path / "sd1.safetensors", "sd1")
+    other = tiny_model(tmp_path / "sdxl.safetensors", "sdxl")
+    lora = {"unet.a.attn1.to_q.lora_A.weight": torch.ones(2, 8), "unet.a.attn1.to_q.lora_B.weight": torch.ones(8, 2)}
+    save_file(lora, tmp_path / "peft.safetensors")
+    tensors = load_file(base)
+    vae = {name.removeprefix(_VAE): tensor for name, tensor in tensors.items() if name.startswith(_VAE)}
+    save_file(vae, tmp_path / "vae.safetensors")
+    tensors[f"{_VAE}quant_conv.bias"][0] = torch.nan
+    save_file(tensors, tmp_path / "nan.safetensors")
+    said = {
+        other: "sdxl.safetensors is for sdxl, and",
+        tmp_path: "is a folder; give a LoRA",
+        tmp_path / "vae.safetensors": "is of a kind that is not verified; give a LoRA",
+        tmp_path / "peft.safetensors": "has not the names of webuis",
+        tmp_path / "nan.safetensors": "holds NaN or infinity in 1 tensors, first: first_stage_model.quant_conv.bias",
+    }
+    codes = [command(BUNDLED, "verify", str(path), "--model", str(base)) for path in said]
+    lines = capsys.readouterr().err.splitlines()
+    assert codes == [4, 2, 4, 4, 4]
+    assert [text in line for text, line in zip(said.values(), lines, strict=True)] == [True] * 5
 
 
 def test_verify_tells_it_on_the_command_line(options, tmp_path, capsys):

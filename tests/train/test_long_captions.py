@@ -61,7 +61,7 @@ def test_the_plan_tells_what_is_cut_and_the_setting_that_reads_more(run, tmp_pat
     own, _ = run(tmp_path / "out", "model.weighted_words=true")
     (note,) = [note for note in make_plan(own).notes if "cut" in note]
     assert note == (
-        "1 captions do not fit into 75 tokens and are cut; 00.png loses 99 of 174; model.chunks=3 reads more"
+        "1 of 2 captions too long for 75 tokens, and cut; 00.png loses 99 of 174; model.chunks=3 reads more"
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMFYUI_ACTIVATIONS = ("linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish")
 _OLD_DROPOUT = 0.3
 _HASH_LENGTH = 10
+_GIVE = "give a hypernetwork of a webui"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,7 @@ def read_hypernetwork(path: Path) -> tuple[Hypernetwork, Facts]:
     content = _load(path)
     sizes = [key for key in content if isinstance(key, int)]
     if not sizes:
-        raise ModelError("not a hypernetwork: it holds no networks", where=str(path))
+        raise ModelError("not a hypernetwork: it holds no networks", where=str(path), hint=_GIVE)
     try:
         hypernetwork = Hypernetwork(sizes, _read_form(content))
         for size in sizes:
@@ -129,7 +130,7 @@ def _load(path: Path) -> Mapping[Any, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(f"not a readable .pt file: {_first_line(error)}", where=str(path)) from error
+        raise ModelError("not a readable .pt file", where=str(path), hint=_GIVE) from error
     if not isinstance(content, dict):
         raise ModelError("not a hypernetwork: it holds no dictionary", where=str(path))
     return content

@@ -134,7 +134,11 @@ def initial_vectors(model: DiffusionModel, token: TokenOptions) -> dict[str, Ten
         )
     if read.vectors.keys() != given.keys():
         found, wanted = ", ".join(read.vectors), ", ".join(given)
-        raise ModelError(f"the embedding is for {found}, this model has {wanted}", where=str(token.init_file))
+        raise ModelError(
+            f"the embedding is for the text encoders {found}, this model has {wanted}",
+            where=str(token.init_file),
+            hint="it is of another model family",
+        )
     return {encoder: read.vectors[encoder].to(vectors.device) for encoder, vectors in given.items()}
 
 

@@ -110,11 +110,12 @@ def _pipeline(family: str, model: DiffusionModel) -> Any:
 
     parts: dict[str, Any] = {"unet": model.part("unet"), "vae": None, "scheduler": None, "tokenizer": None}
     parts |= text_encoders(model)
-    if family == "sdxl":
-        return diffusers.StableDiffusionXLPipeline(**parts, tokenizer_2=None, add_watermarker=False)
-    pipeline = diffusers.StableDiffusionPipeline
-    with _quiet():
-        return pipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    with _quiet():  # the classes are imported here too: transformers tells of torchvision, which nothing needs
+        if family == "sdxl":
+            return diffusers.StableDiffusionXLPipeline(**parts, tokenizer_2=None, add_watermarker=False)
+        return diffusers.StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
 
 
 def _read_embedding(file: File, view: BaseView, model: DiffusionModel) -> Reading:
@@ -151,8 +152,8 @@ def _load_vectors(given: Any, width: int, word: str, model: DiffusionModel) -> T
     own: Any = model.tokenizer
     tokenizer = copy.deepcopy(own)
     sizes = {"hidden_size": width, "intermediate_size": 1, "num_hidden_layers": 1, "num_attention_heads": 1}
-    bare = text_model(text_config(vocab_size=len(tokenizer), **sizes))
     with _quiet():
+        bare = text_model(text_config(vocab_size=len(tokenizer), **sizes))
         pipeline = diffusers.StableDiffusionPipeline(
             **{"unet": None, "vae": None, "scheduler": None, "tokenizer": tokenizer, "text_encoder": bare},
             **{"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},

@@ -136,7 +136,7 @@ def _read_checkpoint(file: File, view: BaseView) -> Reading:
     reading.predicts = "what the flag --v_parameterization says"
     if view.family == "sdxl":
         projection = single_file(view)["text_encoder_2.text_projection.weight"].key
-        reading.unknown[projection] = "it takes the projection for its own transpose"
+        reading.unknown[projection] = "it reads this matrix transposed, as in every SDXL model"
     strict = [key for key in reading.skipped if key.startswith(("cond_stage_model.", "conditioner."))]
     if strict and not reading.refused:
         reading.refused = f"unexpected key: {strict[0]}"

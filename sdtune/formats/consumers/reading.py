@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from sdtune.errors import ModelError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from sdtune.export.artifact import ArtifactKind
     from sdtune.models.base import DiffusionModel
+
+_MOST_CHARACTERS = 160  # of a program's own words
 
 
 class NeverError(ValueError):
@@ -201,17 +204,16 @@ def unpickle(path: Path) -> Mapping[object, object]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"cannot read {path}: {first}") from error
+        raise ModelError(f"cannot read {path}: torch finds more than plain data in it, or it is damaged") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a dictionary")
     return content
 
 
 def first_lines(error: BaseException) -> str:
-    """Give an error's first line, and the next where the first ends with a colon."""
+    """Give an error's first line, and the next where the first ends with a colon; some programs list every layer."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return shorten(" ".join(lines[: 2 if lines[0].endswith(":") else 1]), _MOST_CHARACTERS, placeholder=" ...")
 
 
 def plural(count: int, what: str) -> str:

@@ -195,7 +195,7 @@ def _embedding_rows(embedding: Document) -> Iterator[Row]:
         norms = [norm for norm in found["norms"] if norm is not None]
         lengths = f", lengths {min(norms):.3g} to {max(norms):.3g}" if norms else ""
         yield (
-            encoder.replace("_", "-").upper(),
+            encoder.replace("_", "-").upper() if len(embedding["encoders"]) > 1 else "vectors",
             f"{count_of(found['vectors'], 'vector')} {found['width']} wide{lengths}",
         )
     yield from _base_rows(embedding)

@@ -46,6 +46,12 @@ def describe_weights(facts: FileFacts) -> dict[str, Any]:
     }
 
 
+def list_not_finite(facts: FileFacts) -> list[str]:
+    """Name the tensors that hold NaN or infinity, reading one at a time."""
+    known = [name for name, tensor in facts.tensors.items() if tensor.dtype in TORCH_NAMES]
+    return [name for name in known if not facts.contents.read(name).float().isfinite().all()]
+
+
 def _describe_strength(facts: FileFacts) -> dict[str, Any]:
     """Give the norm of each module's change of its layer's weight, where the file alone tells it."""
     modules, _ = split_modules(facts.tensors)
