@@ -88,6 +88,7 @@ def stored(request, write):
     gc.freeze()  # a run collects garbage a few times: faster without all the modules that are imported by now
     with write(*request.param, SHALLOW) as options:
         yield *request.param, options
+    gc.unfreeze()
 
 
 @pytest.fixture
