@@ -12,11 +12,7 @@ from sdtune.config.schema import Consumer
 
 if TYPE_CHECKING:
     from sdtune.export.certificate import Certificate
-    from sdtune.formats.facts import FileFacts
     from sdtune.plugins import Registry
-
-_GIVE = "give a LoRA, a LyCORIS file, an embedding, a hypernetwork or a checkpoint"
-_VERIFIED = {"lora", "lycoris", "embedding", "hypernetwork", "checkpoint"}
 
 
 @click.command()
@@ -50,14 +46,17 @@ def verify(ctx: click.Context, file: Path, model: str, consumers: tuple[Consumer
 
 def _certify(file: Path, path: str, consumers: tuple[Consumer, ...], registry: Registry) -> Certificate:
     from sdtune.config.schema import ModelOptions
-    from sdtune.errors import ModelError
-    from sdtune.export.certificate import FAMILIES, certify
+    from sdtune.errors import ConfigError, ModelError
+    from sdtune.export.certificate import FAMILIES, READABLE, certify
     from sdtune.export.probe import Probe
     from sdtune.formats.consumers.reading import open_file, tell_kind
+    from sdtune.formats.verifiable import examine
     from sdtune.models.open import open_model
     from sdtune.train.run import DTYPES, choose_device
 
-    facts = _examine(file)
+    if file.suffix not in READABLE and file.is_file():
+        raise ConfigError(f"{file} is no file that can be verified", hint=f"it must end in {' or '.join(READABLE)}")
+    facts = examine(file)
     kind, device = tell_kind(file), choose_device()
     dtype = DTYPES["fp32" if device.type == "cpu" else "bf16"]
     base = open_model(ModelOptions(path=path), dtype=dtype, device=device, registry=registry)
@@ -73,30 +72,3 @@ def _certify(file: Path, path: str, consumers: tuple[Consumer, ...], registry: R
     for part in probe.parts:
         base.load(part)
     return certify([open_file(file, kind)], base, probe, trained=None, chosen=consumers)
-
-
-def _examine(file: Path) -> FileFacts:
-    """Tell what a file is, and refuse what no comparison would explain."""
-    from sdtune.errors import ConfigError, ModelError
-    from sdtune.export.certificate import READABLE
-    from sdtune.formats.describe.weights import list_not_finite
-    from sdtune.formats.recognize import recognize
-
-    if not file.is_file():
-        raise ConfigError(f"{file} is a folder" if file.is_dir() else f"there is no file {file}", hint=_GIVE)
-    if file.suffix not in READABLE:
-        raise ConfigError(f"{file} is no file that can be verified", hint=f"it must end in {' or '.join(READABLE)}")
-    facts = recognize(file)
-    if facts.kind not in _VERIFIED:
-        raise ModelError(f"{file.name} is of a kind that is not verified", hint=_GIVE)
-    if facts.dialect not in (None, "kohya"):
-        raise ModelError(
-            f"{file.name} has not the names of webuis, the only ones that verify reads",
-            hint=f"'sdtune convert {file.name} OTHER.safetensors' brings it into their form, with the same effect",
-        )
-    if names := list_not_finite(facts):
-        raise ModelError(
-            f"{file.name} holds NaN or infinity in {len(names)} tensors, first: {names[0]}",
-            hint="it is spoiled: train again with a lower rate, or take the file of an earlier epoch",
-        )
-    return facts

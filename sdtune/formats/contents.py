@@ -122,7 +122,8 @@ def _open_folder(path: Path) -> Contents:
     files = list(_weight_files(path))
     if not files:
         raise ModelError(
-            f"{path} holds no model", hint="give a file, a diffusers folder with model_index.json, or a run's folder"
+            f"{path} holds no model",
+            hint="give a file or a diffusers folder with model_index.json; inspect takes a run's folder too",
         )
     opened = [(prefix, open_weights(file)) for prefix, file in files]
     entries = {f"{prefix}{name}": entry for prefix, file in opened for name, entry in file.entries.items()}

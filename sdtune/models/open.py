@@ -91,8 +91,10 @@ def demo_folder() -> Path:
 
 
 def model_name(path: str) -> str:
-    """Give a model's short name: no folders, no suffix."""
+    """Give a model's short name: no folders, no suffix; of a `model_index.json` its folder's."""
     resolved = Path(path)
+    if resolved.name == "model_index.json":
+        resolved = resolved.absolute().parent
     return resolved.stem if resolved.suffix.lower() in WEIGHT_SUFFIXES else resolved.name
 
 

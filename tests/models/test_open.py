@@ -71,7 +71,13 @@ def test_a_path_that_is_not_there_is_told(tmp_path, open_path):
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("a/b.v1.safetensors", "b.v1"), ("a/folder-1.5", "folder-1.5"), ("owner/m.v1.ckpt", "m.v1"), ("demo", "demo")],
+    [
+        ("a/b.v1.safetensors", "b.v1"),
+        ("a/folder-1.5", "folder-1.5"),
+        ("owner/m.v1.ckpt", "m.v1"),
+        ("demo", "demo"),
+        ("a/m/model_index.json", "m"),
+    ],
 )
 def test_names_have_no_folder_and_no_suffix(path, name):
     assert model_name(path) == name
