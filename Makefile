@@ -27,7 +27,7 @@ test-fast: $(STAMP)
 	$(RUN_PYTEST) -m "not slow"
 
 test-slow: $(STAMP)
-	$(RUN_PYTEST) -m slow --durations=5
+	$(RUN_PYTEST) -m slow --dist loadgroup --durations=5
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,6 +16,17 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "SDTUNE_OFFLINE": "1", "OMP_NUM_THREADS": 
 os.environ.pop("SDTUNE_DISABLE_PLUGINS", None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests of one file and one family together where whole groups are given out (`--dist loadgroup`).
+
+    The slow ones share trainings, which a second process would repeat.
+    """
+    for item in items:
+        name = item.name.partition("[")[2]
+        family = name.partition("-")[0] if name.startswith("sd") else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.path}:{family}"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
