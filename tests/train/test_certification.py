@@ -159,8 +159,7 @@ def test_verify_refuses_what_it_cannot_compare_in_one_line(tmp_path, capsys):
         tmp_path: "is a folder; give a LoRA",
         tmp_path / "vae.safetensors": "is of a kind that is not verified; give a LoRA",
         tmp_path / "peft.safetensors": "has not the names of webuis",
-        tmp_path
-        / "nan.safetensors": "holds NaN or infinity in 1 of 964 tensors",
+        tmp_path / "nan.safetensors": "holds NaN or infinity in 1 of 964 tensors, first: first_stage",
     }
     codes = [command(BUNDLED, "verify", str(path), "--model", str(base)) for path in said]
     lines = capsys.readouterr().err.splitlines()
