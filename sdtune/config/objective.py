@@ -114,7 +114,7 @@ class MaskOptions(Options):
 
     dir: Path | None = None
     """Folder of masks: pictures named as the images and of their size, white where the loss counts. With `N_name`
-    folders, it may hold folders of the same names. An image without a mask counts as a whole."""
+    folders, it may hold folders of the same names. An image without a mask counts as a whole, or by `alpha_weight`."""
     unmasked_weight: _Share = 0.0
     """How much the rest of the picture counts; 0.1 keeps a little of the background."""
     normalise: bool = True

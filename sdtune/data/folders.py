@@ -134,7 +134,7 @@ def find_folders(options: DataOptions) -> tuple[tuple[Folder, ...], list[str]]:
     if options.subsets:
         folders = _listed_folders(options.subsets)
     elif options.path is not None:
-        folders = _folders_below(options.path)
+        folders = _folders_below(options.path, options.mask.dir)
     else:
         raise ConfigError("no images: data.path is not set", hint="give --data FOLDER")
     return folders, _describe_unread(folders, options.path)
@@ -175,11 +175,11 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     return [name(own) for own in parts]
 
 
-def _folders_below(path: Path) -> tuple[Folder, ...]:
+def _folders_below(path: Path, masks: Path | None) -> tuple[Folder, ...]:
     flat = _folder(path, name=path.resolve().name, prefix="", options=None)
     problems = Problems(DataError)
     children = []
-    for child in flat.listing.folders:
+    for child in (child for child in flat.listing.folders if masks is None or child.resolve() != masks.resolve()):
         with problems.collect():
             found = _folder(child, name=child.name, prefix=f"{child.name}/", options=None)
             if found.listing.images:

@@ -22,7 +22,8 @@ def logit_normal_shares(count: int, mean: float, std: float) -> Tensor:
     Esser et al. 2024, section 3.1. kohya's `sigmoid` with a scale is mean 0 with that std.
     """
     edges = torch.logit(torch.linspace(0, 1, count + 1, dtype=torch.float64))
-    return torch.special.ndtr((edges - mean) / std).diff()
+    cumulated: Tensor = torch.special.ndtr((edges - mean) / std)
+    return cumulated.diff()
 
 
 def sigmoid_shares(count: int, slope: float, centre: float) -> Tensor:

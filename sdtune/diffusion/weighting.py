@@ -51,7 +51,7 @@ def debiased(prediction: Prediction, snr: Tensor) -> Tensor:
     """Give the weight of debiased estimation (Yu et al. 2024, "Unmasking Bias in Diffusion Model Training").
 
     eps: 1 / sqrt(SNR), and so sqrt(SNR) for x_0, with the SNR between 0.001 and 1000; the upper bound is that of
-    kohya's scripts. v: 1 / (SNR + 1) as there, though the same error in the form of v would weigh sqrt(SNR) / (SNR + 1).
+    kohya's scripts. v: 1 / (SNR + 1) as there, though the same error in the form of v weighs sqrt(SNR) / (SNR + 1).
     """
     bounded = snr.clamp(SNR_FLOOR, SNR_CEILING)
     match prediction:

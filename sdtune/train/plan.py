@@ -98,16 +98,11 @@ def make_plan(run: Run) -> Plan:
         "file": _file_text(run, sum(group.parameters for group in trained)),
         "folder": str(run.folder.path),
     }
+    surprises = (*run.model.notes(), *run.index.notes, *run.method.notes(), *objective_notes(run.options, run.model))
     return Plan(
         facts=facts,
         trained=trained,
-        notes=(
-            *run.model.notes(),
-            *run.index.notes,
-            *run.method.notes(),
-            *objective_notes(run.options, run.model),
-            *_notes(run),
-        ),
+        notes=(*surprises, *_notes(run)),
         steps=run.timetable.steps,
     )
 
