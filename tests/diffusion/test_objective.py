@@ -3,7 +3,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from sdtune.diffusion.losses import sample_losses
-from sdtune.diffusion.objective import add_noise, signal_and_noise, training_target, velocity
+from sdtune.diffusion.objective import add_noise, signal_and_noise, training_target, velocity, velocity_of_sample
 from sdtune.diffusion.schedule import NoiseSchedule
 
 
@@ -54,6 +54,17 @@ def test_velocity_and_noisy_latents_give_back_both_parts(schedule, draws):
 def test_an_epsilon_model_should_answer_the_noise(schedule, draws):
     x_0, eps, t = draws
     assert training_target("epsilon", schedule, x_0, eps, t) is eps
+
+
+def test_a_sample_model_should_answer_the_picture(schedule, draws):
+    x_0, eps, t = draws
+    assert training_target("sample", schedule, x_0, eps, t) is x_0
+
+
+def test_velocity_follows_from_the_picture(schedule, draws):
+    x_0, eps, t = draws
+    found = velocity_of_sample(schedule, add_noise(schedule, x_0, eps, t), x_0, t)
+    torch.testing.assert_close(found, velocity(schedule, x_0, eps, t), rtol=1e-4, atol=1e-4)
 
 
 def test_squared_error_stays_per_sample_and_in_float32(draws):
