@@ -204,7 +204,7 @@ def _describe_modelspec(artifact: Artifact, info: RunInfo) -> dict[str, str]:
         "description": info.config.output.comment,
         "resolution": f"{width}x{height}",
         "date": datetime.fromtimestamp(int(info.finished_at), UTC).isoformat(),
-        "prediction_type": "v" if _is_v(info) else "epsilon",
+        "prediction_type": {"v_prediction": "v"}.get(info.prediction, info.prediction),
         "timestep_range": f"{train.min_timestep},{train.max_timestep}",
         "encoder_layer": str(info.clip_skip),
         "trigger_phrase": info.trigger,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from sdtune.formats.facts import FileFacts
 
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "sample"]
 # ComfyUI's test for SD2: the spread of this bias is larger in models that predict v.
 _TELLING = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _TELLING_WIDTH, _TELLING_SPREAD = 320, 0.09
@@ -36,21 +36,24 @@ def describe_prediction(facts: FileFacts) -> dict[str, Any]:
 def _evidence(facts: FileFacts) -> Iterator[tuple[Prediction, str]]:
     """List what tells, the strongest first."""
     if yaml := _sidecar(facts):
-        yield _kind(is_v=bool(_YAML_V.search(yaml))), f"{facts.path.stem}.yaml beside it"
+        yield "v_prediction" if _YAML_V.search(yaml) else "epsilon", f"{facts.path.stem}.yaml beside it"
     if "v_pred" in facts.tensors:
         yield "v_prediction", "its tensor v_pred"
     scheduler = facts.contents.configs.get("scheduler/scheduler_config.json", {})
     if "prediction_type" in scheduler:
-        yield _kind(is_v=scheduler["prediction_type"] == "v_prediction"), "scheduler_config.json"
+        yield _kind(str(scheduler["prediction_type"])), "scheduler_config.json"
     for key in ("modelspec.predict_key", "modelspec.prediction_type"):
         if key in facts.metadata:
-            yield _kind(is_v=facts.metadata[key].startswith("v")), f"its metadata {key}"
+            yield _kind(facts.metadata[key]), f"its metadata {key}"
     tensor = facts.tensors.get(_TELLING)
     if facts.family == "sd2" and tensor is not None and tensor.shape == (_TELLING_WIDTH,):
         values = facts.contents.read_values(_TELLING)
         if values and any(values):
             width = statistics.pstdev(values)
-            yield _kind(is_v=width > _TELLING_SPREAD), f"the spread {width:.3f} of a bias, ComfyUI's test"
+            yield (
+                "v_prediction" if width > _TELLING_SPREAD else "epsilon",
+                f"the spread {width:.3f} of a bias, ComfyUI's test",
+            )
 
 
 def _default(facts: FileFacts) -> tuple[Prediction | None, str]:
@@ -74,5 +77,7 @@ def _sidecar(facts: FileFacts) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _kind(*, is_v: bool) -> Prediction:
-    return "v_prediction" if is_v else "epsilon"
+def _kind(told: str) -> Prediction:
+    if told == "sample":
+        return "sample"
+    return "v_prediction" if told.startswith("v") else "epsilon"
