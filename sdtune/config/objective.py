@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,6 +14,13 @@ LossType = Literal["l2", "l1", "huber", "smooth_l1"]
 HuberSchedule = Literal["snr", "exponential", "constant"]
 TimestepDistribution = Literal["uniform", "logit_normal", "sigmoid", "weights"]
 _Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _refuse_idle(options: Options, names: Collection[str], needs: str) -> None:
+    """Refuse options that were changed and would do nothing."""
+    fields = type(options).model_fields
+    if idle := [name for name, value in options if name in names and value != fields[name].default]:
+        raise ValueError(f"{' and '.join(idle)} would do nothing without {needs}")
 
 
 class LossOptions(Options):
@@ -51,6 +59,10 @@ class LossOptions(Options):
         }
         if sum(chosen.values()) > 1:
             raise ValueError(f"give one of {', '.join(name for name, given in chosen.items() if given)}")
+        if self.type in ("l2", "l1"):
+            _refuse_idle(self, ("huber_schedule", "huber_c", "huber_scale"), "type: huber or smooth_l1")
+        if self.p2_gamma is None:
+            _refuse_idle(self, ("p2_k",), "p2_gamma")
         if self.scale_v_like_noise and self.v_like is not None:
             raise ValueError("scale_v_like_noise is for models that predict v, v_like for those of noise; give one")
         return self
@@ -77,10 +89,12 @@ class NoiseOptions(Options):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.offset_random and not self.offset:
-            raise ValueError("offset_random needs offset, e.g. 0.05")
-        if self.perturbation_random and not self.perturbation:
-            raise ValueError("perturbation_random needs perturbation, e.g. 0.1")
+        if not self.offset:
+            _refuse_idle(self, ("offset_random",), "offset, e.g. 0.05")
+        if not self.pyramid_levels:
+            _refuse_idle(self, ("pyramid_discount",), "pyramid_levels, e.g. 6")
+        if not self.perturbation:
+            _refuse_idle(self, ("perturbation_random",), "perturbation, e.g. 0.1")
         return self
 
 
@@ -104,6 +118,10 @@ class TimestepOptions(Options):
     def _check_weights(self) -> Self:
         if (self.distribution == "weights") != bool(self.weights):
             raise ValueError("distribution: weights and a list of weights belong together; set both, or neither")
+        if self.distribution != "logit_normal":
+            _refuse_idle(self, ("mean", "std"), "distribution: logit_normal")
+        if self.distribution != "sigmoid":
+            _refuse_idle(self, ("slope", "centre"), "distribution: sigmoid")
         if self.weights and not any(self.weights):
             raise ValueError("weights must not all be 0")
         return self

@@ -152,6 +152,9 @@ class DataOptions(Options):
     def _check_source(self) -> Self:
         if self.path is not None and self.subsets:
             raise ValueError("give either path or subsets, not both")
+        places = [self.mask.dir, *(subset.mask_dir for subset in self.subsets)]
+        if self.mask != MaskOptions() and not self.alpha_weight and not any(places):
+            raise ValueError("mask does nothing without a folder: give mask.dir, or alpha_weight: true")
         return self
 
     @property

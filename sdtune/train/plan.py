@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune import __version__
 from sdtune.export.artifact import PICKLED_KINDS
-from sdtune.train.objective import describe_objective, objective_notes
+from sdtune.train.objective_text import describe_objective, objective_notes
 from sdtune.train.optim import group_rates
 
 if TYPE_CHECKING:

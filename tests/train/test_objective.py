@@ -16,10 +16,9 @@ from sdtune.train.method import Method
 from sdtune.train.objective import (
     check_objective,
     cumulated_shares,
-    describe_objective,
     make_objective,
-    objective_notes,
 )
+from sdtune.train.objective_text import describe_objective, objective_notes
 from sdtune.train.step import StepInputs, TrainStep
 
 SHAPE = (4, 8, 12)
