@@ -30,7 +30,8 @@ class Draws:
         timesteps: (B,) int64.
         offset: (B, C, 1, 1) float32 standard normal: where the noise is shifted to; None: nowhere.
         offset_strength: (B, 1, 1, 1) float32: how far.
-        perturbation: (B, C, h, w) float32 noise that the model sees and is not asked for, or None.
+        perturbation: (B, C, h, w) float32 noise that the model sees and is not asked for (input perturbation,
+            Ning et al. 2023), or None.
     """
 
     noise: Tensor

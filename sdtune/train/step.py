@@ -38,7 +38,8 @@ class StepInputs:
         mask: (B, 1, h, w) float32 weight over the picture, or None.
         offset: (B, C, 1, 1) float32 standard normal: where the noise is shifted to; None: nowhere.
         offset_strength: (B, 1, 1, 1) float32: how far, before the part that hangs on the latents.
-        perturbation: (B, C, h, w) float32 noise that the model sees and is not asked for, or None.
+        perturbation: (B, C, h, w) float32 noise that the model sees and is not asked for (input perturbation,
+            Ning et al. 2023), or None.
     """
 
     pixels: Tensor | None

@@ -117,6 +117,7 @@ def test_masks_between_the_images_are_no_images(tmp_path):
     index = build_index(DataOptions(path=tmp_path, captions="empty", mask={"dir": tmp_path / "masks"}))
     assert [image.name for image in index.images] == ["10_dog/a.png"]
     assert index.images[0].mask is not None
+    assert not any("not read" in note for note in index.notes)
 
 
 def test_a_changed_mask_is_another_data_set(folder):
