@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from sdtune.config.schema import Consumer
+from sdtune.config.kinds import Consumer
 
 if TYPE_CHECKING:
     from sdtune.export.certificate import Certificate

@@ -6,32 +6,14 @@ A method's own options stand in a section named after the method; `sdtune.config
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from sdtune.config.base import Options
+from sdtune.config.kinds import CaptionSource, Consumer, Fraction, PositiveInt, SamplerName, Size
+from sdtune.config.objective import LossOptions, MaskOptions, NoiseOptions, TimestepOptions
 from sdtune.config.rates import LearningRate
-
-CaptionSource = Literal["auto", "txt", "caption", "json", "class_text", "filename", "empty"]
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-def _number_as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _check_size(value: str) -> str:
-    sides = value.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) >= 8 and int(side) % 8 == 0 for side in sides):
-        raise ValueError("must be a side in px or WIDTHxHEIGHT, multiples of 8, e.g. 512 or 640x448")
-    return value.lower()
-
-
-Consumer = Literal["a1111", "comfyui", "kohya", "diffusers"]
-SamplerName = Literal["dpmpp_2m_karras", "euler_a", "ddim"]
-Size = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_size)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelOptions(Options):
@@ -41,7 +23,7 @@ class ModelOptions(Options):
     """A webui single file, a diffusers folder, a hub id like `owner/name`, or `demo`: the small model of sdtune."""
     family: str = "auto"
     """Model family, e.g. `sd1`; `auto` reads it from the names and shapes in the file."""
-    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    prediction: Literal["auto", "epsilon", "v_prediction", "sample"] = "auto"
     """What the model predicts; `auto` reads it from the file, the `.yaml` beside it or the folder's scheduler."""
     zero_terminal_snr: bool | None = None
     """Train and draw with a noise schedule that ends in pure noise; null does what the model says of itself."""
@@ -108,6 +90,8 @@ class SubsetOptions(Options):
     """What the subject is, e.g. dog; the token goes before it."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of this subset's loss."""
+    mask_dir: Path | None = None
+    """Folder of masks for this folder's images, as `data.mask.dir`; null: that one."""
     regularization: SubsetRegularizationOptions | None = None
     """Images of this folder's class, for it alone; the token is taken out of their captions."""
 
@@ -159,6 +143,8 @@ class DataOptions(Options):
     """Colour under transparent pixels: a name or #rrggbb."""
     alpha_weight: bool = False
     """Weight the loss over the picture by its transparency: what is opaque counts, what is transparent does not."""
+    mask: MaskOptions = MaskOptions()
+    """Where in a picture the loss counts."""
     cache: CacheOptions = CacheOptions()
     """Caches."""
 
@@ -166,6 +152,9 @@ class DataOptions(Options):
     def _check_source(self) -> Self:
         if self.path is not None and self.subsets:
             raise ValueError("give either path or subsets, not both")
+        places = [self.mask.dir, *(subset.mask_dir for subset in self.subsets)]
+        if self.mask != MaskOptions() and not self.alpha_weight and not any(places):
+            raise ValueError("mask does nothing without a folder: give mask.dir, or alpha_weight: true")
         return self
 
     @property
@@ -384,6 +373,12 @@ class CoreOptions(Options):
     """Images and captions."""
     regularization: RegularizationOptions = RegularizationOptions()
     """Pictures that keep the subject's class what it was (prior preservation), for every method."""
+    loss: LossOptions = LossOptions()
+    """What counts as an error."""
+    noise: NoiseOptions = NoiseOptions()
+    """The noise that is added."""
+    timesteps: TimestepOptions = TimestepOptions()
+    """How often each timestep is trained."""
     train: TrainOptions = TrainOptions()
     """The loop."""
     save: SaveOptions = SaveOptions()

@@ -8,7 +8,7 @@ import torch
 
 from sdtune.data.cache import LatentItem
 from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipped, shuffle_tags
-from sdtune.data.masks import AlphaMasks
+from sdtune.data.masks import LossMasks
 from sdtune.data.pixels import load_pixels
 from sdtune.data.regularization import weight_at
 from sdtune.data.sizes import describe_size
@@ -64,7 +64,8 @@ class BatchBuilder:
         self._latents = latents
         self._hook = method_captions
         self._epochs = epochs
-        self._masks = AlphaMasks(latent_factor) if options.alpha_weight else None
+        has_masks = options.alpha_weight or any(record.mask is not None for record in index.images)
+        self._masks = LossMasks(latent_factor, options.mask, uses_alpha=options.alpha_weight) if has_masks else None
 
     def build(self, plan: BatchPlan, epoch: int) -> Batch:
         """Build one batch.

@@ -134,10 +134,11 @@ def find_folders(options: DataOptions) -> tuple[tuple[Folder, ...], list[str]]:
     if options.subsets:
         folders = _listed_folders(options.subsets)
     elif options.path is not None:
-        folders = _folders_below(options.path)
+        folders = _folders_below(options.path, options.mask.dir)
     else:
         raise ConfigError("no images: data.path is not set", hint="give --data FOLDER")
-    return folders, _describe_unread(folders, options.path)
+    places = (options.mask.dir, *(subset.mask_dir for subset in options.subsets))
+    return folders, _describe_unread(folders, options.path, [place.resolve() for place in places if place is not None])
 
 
 def _listed_folders(subsets: Sequence[SubsetOptions]) -> tuple[Folder, ...]:
@@ -175,11 +176,11 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     return [name(own) for own in parts]
 
 
-def _folders_below(path: Path) -> tuple[Folder, ...]:
+def _folders_below(path: Path, masks: Path | None) -> tuple[Folder, ...]:
     flat = _folder(path, name=path.resolve().name, prefix="", options=None)
     problems = Problems(DataError)
     children = []
-    for child in flat.listing.folders:
+    for child in (child for child in flat.listing.folders if masks is None or child.resolve() != masks.resolve()):
         with problems.collect():
             found = _folder(child, name=child.name, prefix=f"{child.name}/", options=None)
             if found.listing.images:
@@ -199,11 +200,12 @@ def _folders_below(path: Path) -> tuple[Folder, ...]:
     return tuple(children) or (flat,)
 
 
-def _describe_unread(folders: Sequence[Folder], root: Path | None) -> list[str]:
-    """Name the folders that hold images but are neither listed nor directly below the data set's folder."""
+def _describe_unread(folders: Sequence[Folder], root: Path | None, masks: Sequence[Path]) -> list[str]:
+    """Name the folders that hold images, no masks, but are neither listed nor directly below the data set's folder."""
     read = {folder.path for folder in folders}
     tops = [root] if root is not None else [folder.path for folder in folders]
-    unread = [found for top in tops for found in _folders_with_images(top, _SEARCH_DEPTH) if found not in read]
+    below = [found for top in tops for found in _folders_with_images(top, _SEARCH_DEPTH) if found not in read]
+    unread = [found for found in below if not any(found.resolve().is_relative_to(place) for place in masks)]
     return [f"folders with images that are not read: {shorten([str(path) for path in unread])}"] if unread else []
 
 

@@ -120,6 +120,15 @@ def decode_alpha(data: bytes, path: Path) -> NDArray[np.uint8]:
         return np.asarray(upright.convert("RGBA").getchannel("A"))
 
 
+def decode_mask(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decode the upright brightness of an image file's bytes: (H, W) uint8, 255 white.
+
+    Raises:
+        DataError: As `decode_bytes`.
+    """
+    return np.asarray(Image.fromarray(decode_bytes(data, path, "black")).convert("L"))
+
+
 def parse_color(color: str) -> tuple[int, int, int]:
     """Read a colour name or #rrggbb.
 

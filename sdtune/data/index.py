@@ -12,9 +12,10 @@ from sdtune.config.schema import DataOptions
 from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
 from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, has_entries, shorten, stem_key
 from sdtune.data.images import decode, read_header
+from sdtune.data.mask_files import find_masks
 from sdtune.data.prompts import fill_template, instance_text
 from sdtune.data.regularization import find_pairs, instances_of
-from sdtune.data.types import ImageRecord, Subset
+from sdtune.data.types import ImageRecord, MaskFile, Subset
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class DataIndex:
         subsets: Its folders, those with regularization images last.
         images: All images, folder by folder, in natural order of their file names.
         notes: What a user should know: what was found, where captions came from, what was ignored.
-        digest: BLAKE2b-128 (hex) of names, files, captions, repeats and weights: equal when training data is equal.
+        digest: BLAKE2b-128 (hex) of names, files, captions, masks, repeats and weights: equal when training data is.
     """
 
     subsets: tuple[Subset, ...]
@@ -106,6 +107,8 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
     _check_stems(folders, sources, notes, problems)
     with problems.collect():
         captions, caption_notes = read_captions(folders, sources, options)
+    with problems.collect():
+        masks, mask_notes = find_masks(folders, options, {path: header.size for path, header in headers.items()})
     problems.raise_if_any()
     subsets = tuple(_subset(folder, source, options) for folder, source in zip(folders, sources, strict=True))
     images = tuple(
@@ -116,11 +119,12 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
             digest=file_digest(path),
             caption=_worded(captions[path], folder.options),
             subset=subset,
+            mask=MaskFile(path=masks[path], digest=file_digest(masks[path])) if path in masks else None,
         )
         for folder, subset in zip(folders, subsets, strict=True)
         for path in folder.listing.images
     )
-    notes = [*notes, *caption_notes, *_describe_ignored(folders), *_describe_copies(images)]
+    notes = [*notes, *caption_notes, *mask_notes, *_describe_ignored(folders), *_describe_copies(images)]
     return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=_digest(images))
 
 
@@ -286,5 +290,6 @@ def _digest(images: Sequence[ImageRecord]) -> str:
     for record in images:
         fields = (record.name, record.digest, record.caption, record.subset.repeats, record.subset.weight)
         prior = (record.subset.weight_end, record.subset.pairs_with) if record.subset.is_regularization else ()
-        digest.update(repr((*fields, *prior)).encode("utf-8", "backslashreplace"))
+        mask = (record.mask.digest,) if record.mask else ()
+        digest.update(repr((*fields, *prior, *mask)).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

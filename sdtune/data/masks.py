@@ -1,4 +1,4 @@
-"""Where in a picture the loss counts: its transparency, at the size of the latents."""
+"""Where in a picture the loss counts: by a mask in a file or by its transparency, at the size of the latents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sdtune.data.pixels import load_alpha
+from sdtune.config.objective import MaskOptions
+from sdtune.data.pixels import load_alpha, load_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,20 +18,27 @@ if TYPE_CHECKING:
 
     from sdtune.data.cache import LatentItem
 
+_PLAIN = MaskOptions()
+_WHITE = 255
 
-class AlphaMasks:
-    """Weights from alpha channels, computed once for each picture and kept in memory.
+
+class LossMasks:
+    """Weights over pictures, computed once for each and kept in memory.
 
     Args:
         latent_factor: Pixels per latent, each way.
+        options: What is made of a mask.
+        uses_alpha: A picture without a mask file is weighted by its alpha channel.
     """
 
-    def __init__(self, latent_factor: int) -> None:
+    def __init__(self, latent_factor: int, options: MaskOptions = _PLAIN, *, uses_alpha: bool = True) -> None:
         self._factor = latent_factor
+        self._options = options
+        self._uses_alpha = uses_alpha
         self._known: dict[LatentItem, Tensor] = {}
 
     def get(self, items: Sequence[LatentItem]) -> Tensor:
-        """Give the weights of items of one bucket: (B, 1, h, w) float32, each of mean 1.
+        """Give the weights of items of one bucket: (B, 1, h, w) float32.
 
         Raises:
             DataError: An image is damaged, gone or changed.
@@ -39,17 +47,45 @@ class AlphaMasks:
 
     def _mask(self, item: LatentItem) -> Tensor:
         if item not in self._known:
-            alpha = load_alpha(item.record, item.placement, self._factor, flipped=item.flipped)
-            self._known[item] = torch.from_numpy(normalise_alpha(alpha))[None]
+            self._known[item] = torch.from_numpy(self._weights(item))[None]
         return self._known[item]
 
+    def _weights(self, item: LatentItem) -> NDArray[np.float32]:
+        record, placement = item.record, item.placement
+        if record.mask is not None:
+            mask = load_mask(record.mask, placement, self._factor, flipped=item.flipped)
+        elif self._uses_alpha:
+            mask = load_alpha(record, placement, self._factor, flipped=item.flipped)
+        else:
+            shape = placement.bucket.height // self._factor, placement.bucket.width // self._factor
+            return np.ones(shape, dtype=np.float32)
+        make = normalise_mask if self._options.normalise else scale_mask
+        return make(mask, self._options.unmasked_weight)
 
-def normalise_alpha(alpha: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give (a - min) / mean(a - min), as webui weights the loss; 1 everywhere for an alpha that is the same everywhere.
+
+def normalise_mask(mask: NDArray[np.float32], unmasked_weight: float = 0.0) -> NDArray[np.float32]:
+    """Give m / mean(m) with m = u + (1 - u)(mask - min): webui's weight of alpha where u is 0.
+
+    A mask that is the same everywhere gives 1 everywhere, where webui divides 0 by 0.
 
     Args:
-        alpha: (h, w), of any scale.
+        mask: (h, w) in [0, 255].
+        unmasked_weight: u in [0, 1]: how much counts what is black, against what is white.
     """
-    above = alpha - alpha.min()
-    mean = above.mean(dtype=np.float64)
-    return np.ones_like(alpha) if mean == 0 else (above / mean).astype(np.float32)
+    above = mask - mask.min()
+    if not above.any():
+        return np.ones_like(mask)
+    if unmasked_weight:
+        above = np.float32(_WHITE * unmasked_weight) + np.float32(1 - unmasked_weight) * above
+    weights: NDArray[np.float32] = (above / above.mean(dtype=np.float64)).astype(np.float32)
+    return weights
+
+
+def scale_mask(mask: NDArray[np.float32], unmasked_weight: float = 0.0) -> NDArray[np.float32]:
+    """Give u + (1 - u) mask / 255, as kohya's scripts weight the loss where u is 0: the mean is the mask's own.
+
+    Args:
+        mask: (h, w) in [0, 255].
+        unmasked_weight: u in [0, 1].
+    """
+    return (unmasked_weight + (1 - unmasked_weight) * mask.astype(np.float64) / _WHITE).astype(np.float32)

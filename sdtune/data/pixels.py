@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdtune.data.images import DEFAULT_ALPHA_COLOR, decode_alpha, decode_bytes, read_file
+from sdtune.data.images import DEFAULT_ALPHA_COLOR, decode_alpha, decode_bytes, decode_mask, read_file
 from sdtune.data.index import bytes_digest
 from sdtune.errors import DataError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from sdtune.data.types import ImageRecord, Placement, Size
+    from sdtune.data.types import ImageRecord, MaskFile, Placement, Size
 
 
 def load_pixels(
@@ -32,7 +34,7 @@ def load_pixels(
     Raises:
         DataError: The file is gone, damaged, or not the one that was indexed.
     """
-    picture = Image.fromarray(decode_bytes(_read_indexed(record), record.path, alpha_color))
+    picture = Image.fromarray(decode_bytes(_read_indexed(record.path, record.digest), record.path, alpha_color))
     cropped = _resize(picture, placement.resized).crop(_crop_box(placement))
     pixels = np.array(cropped, dtype=np.float32) / np.float32(127.5) - np.float32(1)
     upright = pixels[:, ::-1] if flipped else pixels
@@ -50,17 +52,38 @@ def load_alpha(
     Raises:
         DataError: As `load_pixels`.
     """
-    picture = Image.fromarray(decode_alpha(_read_indexed(record), record.path))
-    cropped = _resize(picture, placement.resized).crop(_crop_box(placement)).convert("F")
+    alpha = decode_alpha(_read_indexed(record.path, record.digest), record.path)
+    return _at_latent_size(alpha, placement, latent_factor, flipped=flipped)
+
+
+def load_mask(
+    mask: MaskFile, placement: Placement, latent_factor: int, *, flipped: bool = False
+) -> NDArray[np.float32]:
+    """Decode a mask, placed as its image's pixels are, then averaged over each latent's square.
+
+    Returns:
+        (h, w) float32 in [0, 255].
+
+    Raises:
+        DataError: As `load_pixels`.
+    """
+    brightness = decode_mask(_read_indexed(mask.path, mask.digest), mask.path)
+    return _at_latent_size(brightness, placement, latent_factor, flipped=flipped)
+
+
+def _at_latent_size(
+    values: NDArray[np.uint8], placement: Placement, latent_factor: int, *, flipped: bool
+) -> NDArray[np.float32]:
+    cropped = _resize(Image.fromarray(values), placement.resized).crop(_crop_box(placement)).convert("F")
     size = (placement.bucket.width // latent_factor, placement.bucket.height // latent_factor)
-    alpha = np.array(cropped.resize(size, Image.Resampling.BOX))
-    return np.ascontiguousarray(alpha[:, ::-1]) if flipped else alpha
+    small = np.array(cropped.resize(size, Image.Resampling.BOX))
+    return np.ascontiguousarray(small[:, ::-1]) if flipped else small
 
 
-def _read_indexed(record: ImageRecord) -> bytes:
-    data = read_file(record.path)
-    if bytes_digest(data) != record.digest:
-        raise DataError(f"image {record.path} changed since the data set was read", hint="start again")
+def _read_indexed(path: Path, digest: str) -> bytes:
+    data = read_file(path)
+    if bytes_digest(data) != digest:
+        raise DataError(f"image {path} changed since the data set was read", hint="start again")
     return data
 
 

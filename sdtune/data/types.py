@@ -49,6 +49,19 @@ class Subset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaskFile:
+    """A picture that says where in an image the loss counts.
+
+    Attributes:
+        path: The file.
+        digest: BLAKE2b-128 of its bytes, hex.
+    """
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
     """One image of the data set.
 
@@ -59,6 +72,7 @@ class ImageRecord:
         digest: BLAKE2b-128 of the file's bytes, hex.
         caption: The caption as found, before any augmentation.
         subset: Its folder.
+        mask: Where in it the loss counts; None: no file says so.
     """
 
     path: Path
@@ -67,6 +81,7 @@ class ImageRecord:
     digest: str
     caption: str
     subset: Subset
+    mask: MaskFile | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +136,7 @@ class Batch:
         size: Size of the bucket in px.
         sizes: (B, 6) float32 original height and width, top and left of the crop, height and width of the bucket, px.
         is_regularization: For each sample, whether it shows the class and not the subject.
-        mask: (B, 1, h, w) float32 weight over the picture, of mean 1; None where all of it counts alike.
+        mask: (B, 1, h, w) float32 weight over the picture, of mean 1 by default; None where all of it counts alike.
     """
 
     sample_ids: tuple[str, ...]

@@ -36,11 +36,20 @@ def velocity(schedule: NoiseSchedule, x_0: Tensor, eps: Tensor, timesteps: Tenso
 def training_target(
     prediction: Prediction, schedule: NoiseSchedule, x_0: Tensor, eps: Tensor, timesteps: Tensor
 ) -> Tensor:
-    """Give what the model should answer: eps for `epsilon`, v for `v_prediction`; (B, C, h, w)."""
-    return eps if prediction == "epsilon" else velocity(schedule, x_0, eps, timesteps)
+    """Give what the model should answer: eps for `epsilon`, v for `v_prediction`, x_0 for `sample`; (B, C, h, w)."""
+    match prediction:
+        case "epsilon":
+            return eps
+        case "v_prediction":
+            return velocity(schedule, x_0, eps, timesteps)
+        case "sample":
+            return x_0
 
 
-def squared_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Give each sample's mean squared error over C, h, w, weighted by a mask (B, 1, h, w): (B,) float32."""
-    error = (prediction.float() - target.float()).square()
-    return (error if mask is None else error * mask).flatten(1).mean(1)
+def velocity_of_sample(schedule: NoiseSchedule, x_t: Tensor, x_0: Tensor, timesteps: Tensor) -> Tensor:
+    """Give v from x_t and x_0: (sqrt(alpha_bar) x_t - x_0) / sqrt(1 - alpha_bar); (B, C, h, w).
+
+    The inverse of x_0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v (Salimans and Ho 2022, section 4).
+    """
+    signal, noise = signal_and_noise(schedule, timesteps)
+    return (signal * x_t - x_0) / noise

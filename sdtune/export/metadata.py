@@ -52,21 +52,12 @@ _OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adamw8bit": "bitsandbytes.op
 
 # Options of kohya's scripts that sdtune has not: the value there that means what sdtune does.
 _ABSENT_OPTIONS = {
-    "adaptive_noise_scale": None,
     "caption_dropout_every_n_epochs": 0,
-    "caption_tag_dropout_rate": 0.0,
     "color_aug": False,
-    "debiased_estimation": False,
     "face_crop_aug_range": None,
     "fp8_base": False,
     "full_fp16": False,
-    "ip_noise_gamma": None,
-    "loss_type": "l2",
     "lowram": False,
-    "min_snr_gamma": None,
-    "multires_noise_discount": None,
-    "multires_noise_iterations": None,
-    "noise_offset": None,
     "num_validation_images": 0,
     "random_crop": False,
     "scale_weight_norms": None,
@@ -86,6 +77,7 @@ def build_metadata(artifact: Artifact, info: RunInfo, *, with_captions: bool = T
         **_describe_model(artifact, info),
         **_describe_progress(info),
         **_describe_options(info),
+        **_describe_objective(info),
         **_describe_data(info, with_captions=with_captions),
     }
     entries = {
@@ -151,6 +143,7 @@ def _describe_options(info: RunInfo) -> dict[str, Any]:
         "seed": train.seed,
         "cache_latents": data.cache.latents != "off",
         "caption_dropout_rate": data.caption_dropout,
+        "caption_tag_dropout_rate": data.tag_dropout,
         "flip_aug": data.flip,
         "shuffle_caption": data.shuffle_tags,
         "keep_tokens": data.keep_tags,
@@ -159,6 +152,32 @@ def _describe_options(info: RunInfo) -> dict[str, Any]:
         "min_bucket_reso": data.buckets.min_px if data.buckets.enabled else None,
         "max_bucket_reso": data.buckets.max_px if data.buckets.enabled else None,
         "resolution": data.size_px,
+    }
+
+
+def _describe_objective(info: RunInfo) -> dict[str, Any]:
+    """Name the objective as kohya's scripts do; `None` is off there. What they have not stands in `sdtune_config`."""
+    loss, noise = info.config.loss, info.config.noise
+    has_offset = bool(noise.offset or noise.offset_adaptive)
+    is_bent = loss.type in ("huber", "smooth_l1")
+    has_masks = info.config.data.alpha_weight or any(image.mask is not None for image in info.images)
+    return {
+        "loss_type": loss.type,
+        "huber_schedule": loss.huber_schedule if is_bent else None,
+        "huber_c": loss.huber_c if is_bent else None,
+        "huber_scale": loss.huber_scale if is_bent else None,
+        "min_snr_gamma": loss.min_snr_gamma,
+        "debiased_estimation": loss.debiased,
+        "scale_v_pred_loss_like_noise_pred": loss.scale_v_like_noise,
+        "v_pred_like_loss": loss.v_like,
+        "masked_loss": has_masks,
+        "noise_offset": noise.offset if has_offset else None,
+        "noise_offset_random_strength": noise.offset_random,
+        "adaptive_noise_scale": noise.offset_adaptive or None,
+        "multires_noise_iterations": noise.pyramid_levels or None,
+        "multires_noise_discount": noise.pyramid_discount if noise.pyramid_levels else None,
+        "ip_noise_gamma": noise.perturbation or None,
+        "ip_noise_gamma_random_strength": noise.perturbation_random,
     }
 
 
@@ -186,7 +205,7 @@ def _describe_modelspec(artifact: Artifact, info: RunInfo) -> dict[str, str]:
         "description": info.config.output.comment,
         "resolution": f"{width}x{height}",
         "date": datetime.fromtimestamp(int(info.finished_at), UTC).isoformat(),
-        "prediction_type": "v" if _is_v(info) else "epsilon",
+        "prediction_type": {"v_prediction": "v"}.get(info.prediction, info.prediction),
         "timestep_range": f"{train.min_timestep},{train.max_timestep}",
         "encoder_layer": str(info.clip_skip),
         "trigger_phrase": info.trigger,

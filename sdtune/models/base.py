@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Part = Literal["unet", "vae", "text_encoder"]  # what options and methods speak of; all text encoders are one part
 Component = Literal["unet", "vae", "text_encoder", "text_encoder_2"]  # what lies in files
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "sample"]  # sample: x_0
 TargetKind = Literal["attention", "resnet", "sampler", "text"]
 
 
@@ -219,7 +219,7 @@ class DiffusionModel(nn.Module, ABC):
 
     @abstractmethod
     def denoise(self, x_t: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
-        """Predict noise or velocity: x_t (B, 4, h, w), timesteps (B,) int64 in [0, 1000) -> (B, 4, h, w) float32."""
+        """Predict noise, v or x_0: x_t (B, 4, h, w), timesteps (B,) int64 in [0, 1000) -> (B, 4, h, w) float32."""
 
     @abstractmethod
     def targets(self, parts: Iterable[Part]) -> Iterator[Target]:

@@ -23,7 +23,8 @@ _EDM_MARKS = ("edm_mean", "edm_vpred.sigma_max")  # the same of Playground 2.5, 
 # ComfyUI's rule for SD2, where a single file says nothing: in v models the biases of this norm lie further apart.
 TELLING_BIAS = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
 _TELLING_STD = 0.09
-_MODELSPEC: Mapping[str, Prediction] = {"v": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+_MODELSPEC: Mapping[str, Prediction] = {"v": "v_prediction", "epsilon": "epsilon", "eps": "epsilon", "sample": "sample"}
+_WORDS: Mapping[Prediction, str] = {"epsilon": "noise", "v_prediction": "v", "sample": "x_0"}
 _V_ARCHITECTURE, _EPSILON_ARCHITECTURE = "stable-diffusion-v2-768-v", "stable-diffusion-v2-512"
 _OPTION, _SCHEDULER = "model.prediction", "scheduler_config.json"
 
@@ -64,7 +65,7 @@ class Parameterization:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        name = {"epsilon": "noise", "v_prediction": "v"}[self.prediction]
+        name = _WORDS[self.prediction]
         zero = f", zero terminal SNR ({self.zero_snr_source})" if self.zero_snr else ""
         return f"predicts {name} ({self.source}){zero}"
 
@@ -139,12 +140,7 @@ def decide(
         source=chosen.source,
         zero_snr=zero_snr,
         zero_snr_source=zero_snr_source,
-        notes=tuple(
-            f"the model is taken to predict {_word(prediction)} ({chosen.source}), but {claim.source} says "
-            f"{_word(claim.prediction)}"
-            for claim in spoken
-            if claim.prediction != prediction and claim.prediction is not None
-        ),
+        notes=tuple(_notes(chosen, prediction, spoken)),
     )
 
 
@@ -199,7 +195,8 @@ def _refuse_contradiction(wanted: Prediction, spoken: Sequence[Claim]) -> None:
     for claim in spoken:
         if claim.is_inside and claim.prediction != wanted:
             raise ModelError(
-                f"{_OPTION} is {wanted}, but the model's own {claim.source} says it predicts {_word(claim.prediction)}",
+                f"{_OPTION} is {wanted}, but the model's own {claim.source} says it predicts "
+                f"{_WORDS[claim.prediction or 'epsilon']}",
                 where=_OPTION,
                 hint="leave model.prediction=auto",
             )
@@ -234,15 +231,24 @@ def _folder_claim(scheduler: Mapping[str, Any]) -> Claim | None:
     found = scheduler.get("prediction_type")
     zero_snr = True if scheduler.get("rescale_betas_zero_snr") else None
     match found:
-        case None | "epsilon" | "v_prediction":
+        case None | "epsilon" | "v_prediction" | "sample":
             return Claim(source=_SCHEDULER, prediction=found, zero_snr=zero_snr) if found or zero_snr else None
         case _:
             raise _unknown(str(found), _SCHEDULER)
 
 
 def _unknown(found: str, where: str) -> ModelError:
-    return ModelError(f"the model predicts {found!r}; only 'epsilon' and 'v_prediction' are trained", where=where)
+    return ModelError(
+        f"the model predicts {found!r}; only 'epsilon', 'v_prediction' and 'sample' are trained", where=where
+    )
 
 
-def _word(prediction: Prediction | None) -> str:
-    return "v" if prediction == "v_prediction" else "noise"
+def _notes(chosen: Claim, prediction: Prediction, spoken: Sequence[Claim]) -> Iterator[str]:
+    for claim in spoken:
+        if claim.prediction is not None and claim.prediction != prediction:
+            yield (
+                f"the model is taken to predict {_WORDS[prediction]} ({chosen.source}), but {claim.source} says "
+                f"{_WORDS[claim.prediction]}"
+            )
+    if prediction == "sample":
+        yield "the model predicts x_0: diffusers can draw with such a model, A1111 and Forge cannot be told of it"

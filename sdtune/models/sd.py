@@ -314,8 +314,8 @@ class StableDiffusion(DiffusionModel):
         return tensors | {name: torch.zeros(0) for name, is_set in marks.items() if is_set}
 
     def webui_sidecars(self) -> dict[str, bytes]:
-        """See `DiffusionModel.webui_sidecars`: A1111 takes a model without one to predict noise."""
-        if self.prediction == "epsilon":
+        """See `DiffusionModel.webui_sidecars`: without one A1111 takes a model to predict noise; it knows no x_0."""
+        if self.prediction != "v_prediction":
             return {}
         unet, own_vae = (build.build_empty(self._stored(name), self._family) for name in ("unet", "vae"))
         return snapshot.sidecar_files(self._family, unet, own_vae, self._scaling_factor, self.prediction)

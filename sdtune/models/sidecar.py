@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sdtune.config.tree import Node
     from sdtune.models.base import Prediction
 
-_PARAMETERIZATION: Mapping[str, Prediction] = {"v": "v_prediction", "eps": "epsilon"}
+_PARAMETERIZATION: Mapping[str, Prediction] = {"v": "v_prediction", "eps": "epsilon", "x0": "sample"}
 _SCALING: Mapping[str, Prediction] = {"VScaling": "v_prediction", "EpsScaling": "epsilon"}
 _LATENT_DIFFUSION = "LatentDiffusion"  # predicts noise unless told otherwise
 _BASE, _TARGET = ("model", "params", "parameterization"), ("model", "target")
@@ -81,7 +81,7 @@ def _text(node: Node, path: tuple[str, ...]) -> str:
 def _lookup(known: Mapping[str, Prediction], found: str, place: Path) -> Prediction:
     if found not in known:
         raise ModelError(
-            f"the model predicts {found!r}; only 'epsilon' and 'v_prediction' are trained", where=str(place)
+            f"the model predicts {found!r}; only 'epsilon', 'v_prediction' and 'sample' are trained", where=str(place)
         )
     return known[found]
 

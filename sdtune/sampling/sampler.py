@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from sdtune.diffusion.objective import velocity_of_sample
 from sdtune.errors import ConfigError, NumericsError, Problems
 from sdtune.models.base import join_conditionings
 from sdtune.randomness import derive_generator
@@ -80,6 +81,8 @@ def _predict(model: DiffusionModel, x_t: Tensor, timestep: Tensor, condition: Co
     batch = condition.hidden.shape[0]
     timesteps = timestep.round().long().expand(batch).to(x_t.device)
     prediction = model.denoise(x_t.expand(batch, -1, -1, -1), timesteps, condition)
+    if model.prediction == "sample":
+        prediction = velocity_of_sample(model.schedule, x_t, prediction, timesteps)
     if batch == 1:
         return prediction
     without, wanted = prediction.chunk(2)

@@ -26,7 +26,7 @@ def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Predi
     Args:
         name: Sampler.
         schedule: The noise schedule the model was trained with.
-        prediction: What the model predicts.
+        prediction: What the model predicts; for x_0 the answers must come as v, for diffusers' Euler knows no x_0.
         steps: Sampling steps.
     """
     dpm_solver, euler_ancestral, ddim = scheduler_classes()
@@ -34,7 +34,7 @@ def make_scheduler(name: SamplerName, schedule: NoiseSchedule, prediction: Predi
     common: dict[str, Any] = {
         "num_train_timesteps": len(schedule),
         "trained_betas": _betas(schedule),
-        "prediction_type": prediction,
+        "prediction_type": "v_prediction" if prediction == "sample" else prediction,
         "steps_offset": 1,
         "rescale_betas_zero_snr": is_zero,  # betas that end at 1 stay as they are
     }

@@ -50,7 +50,7 @@ class RunInfo:
         batches_per_epoch: Micro-batches in an epoch.
         config: All options.
         family: Family of the base model.
-        prediction: `epsilon` or `v_prediction`.
+        prediction: `epsilon`, `v_prediction` or `sample`.
         clip_skip: Which hidden state of the text encoder was used.
         zero_terminal_snr: The noise schedule ended in pure noise.
         base_name: Name of the base model, no folder.

@@ -13,6 +13,7 @@ from sdtune.data.tensor_store import open_store
 from sdtune.data.text_cache import TextCache
 from sdtune.train.draws import Drawer
 from sdtune.train.memory import return_freed_memory
+from sdtune.train.objective import cumulated_shares
 from sdtune.train.step import StepInputs
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class InputSource:
             min_timestep=train.min_timestep,
             max_timestep=train.max_timestep,
             latent_sampling=train.latent_sampling,
+            noise=run.options.noise,
+            cumulated_shares=cumulated_shares(run.options, len(run.model.schedule)),
         )
         self._run = run
         self._texts = texts
@@ -88,6 +91,9 @@ class InputSource:
             sizes=batch.sizes.to(device),
             is_regularization=batch.is_regularization,
             mask=_move(batch.mask, device),
+            offset=_move(draws.offset, device),
+            offset_strength=_move(draws.offset_strength, device),
+            perturbation=_move(draws.perturbation, device),
         )
 
     def _conditioning(self, captions: tuple[str, ...]) -> Conditioning | None:

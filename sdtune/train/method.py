@@ -51,7 +51,8 @@ class StepOutput:
     """What one forward gave; everything stays per sample.
 
     Attributes:
-        loss: (B,) float32 mean squared error over C, h, w, weighted over the picture, before any weight of the sample.
+        loss: (B,) float32 mean over C, h, w of the run's loss (squared error unless chosen otherwise), weighted over
+            the picture and by its timestep, before any weight of the sample.
         prediction: (B, 4, h, w) the model's answer.
         target: (B, 4, h, w) what it should have been.
         timesteps: (B,) int64.

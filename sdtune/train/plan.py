@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune import __version__
 from sdtune.export.artifact import PICKLED_KINDS
+from sdtune.train.objective_text import describe_objective, objective_notes
 from sdtune.train.optim import group_rates
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def make_plan(run: Run) -> Plan:
     facts = {
         "run": f"{run.name}: {run.spec.name} ({run.spec.summary}), sdtune {__version__}",
         "model": _model_text(run),
+        "objective": describe_objective(run.options, run.model),
         "images": _images_text(run),
         **_regularization_facts(run),
         "captions": _captions_text(run),
@@ -96,10 +98,11 @@ def make_plan(run: Run) -> Plan:
         "file": _file_text(run, sum(group.parameters for group in trained)),
         "folder": str(run.folder.path),
     }
+    surprises = (*run.model.notes(), *run.index.notes, *run.method.notes(), *objective_notes(run.options, run.model))
     return Plan(
         facts=facts,
         trained=trained,
-        notes=(*run.model.notes(), *run.index.notes, *run.method.notes(), *_notes(run)),
+        notes=(*surprises, *_notes(run)),
         steps=run.timetable.steps,
     )
 

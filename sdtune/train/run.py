@@ -24,6 +24,7 @@ from sdtune.models.open import open_model
 from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
 from sdtune.train.info import RunInfo
+from sdtune.train.objective import check_objective
 from sdtune.train.optim import group_rates
 from sdtune.train.timetable import Timetable
 
@@ -242,6 +243,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
     options, spec = loaded.options, loaded.spec
     model = open_base(options, registry)
     check_family(spec, model.family)
+    check_objective(options, model)
     options = with_native_resolution(options, model)
     index, placements, missing = read_data(options, model)
     rotations = plan_rotations(index.images, placements, options.regularization.ratio)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sdtune.data.cache import encode_each
-from sdtune.diffusion.objective import add_noise, squared_error, training_target
+from sdtune.diffusion.noise import add_offset
+from sdtune.diffusion.objective import add_noise, training_target
 from sdtune.train.method import StepOutput
+from sdtune.train.objective import Objective
 
 if TYPE_CHECKING:
     from sdtune.models.base import Conditioning, DiffusionModel
@@ -26,7 +28,7 @@ class StepInputs:
         mean: (B, C, h, w) float32 mean of the VAE's posterior, scaled.
         std: (B, C, h, w) float32 standard deviation, scaled.
         posterior_noise: (B, C, h, w) float32.
-        noise: (B, C, h, w) float32.
+        noise: (B, C, h, w) float32, before an offset.
         timesteps: (B,) int64.
         captions: B captions, encoded here when `cond` is None.
         cond: The captions' conditioning from the cache.
@@ -34,6 +36,10 @@ class StepInputs:
         sizes: (B, 6) float32, see `Batch.sizes`; None: whole pictures of their own size.
         is_regularization: For each sample, whether it shows the class and not the subject; empty: none does.
         mask: (B, 1, h, w) float32 weight over the picture, or None.
+        offset: (B, C, 1, 1) float32 standard normal: where the noise is shifted to; None: nowhere.
+        offset_strength: (B, 1, 1, 1) float32: how far, before the part that hangs on the latents.
+        perturbation: (B, C, h, w) float32 noise that the model sees and is not asked for (input perturbation,
+            Ning et al. 2023), or None.
     """
 
     pixels: Tensor | None
@@ -48,24 +54,35 @@ class StepInputs:
     sizes: Tensor | None = None
     is_regularization: tuple[bool, ...] = ()
     mask: Tensor | None = None
+    offset: Tensor | None = None
+    offset_strength: Tensor | None = None
+    perturbation: Tensor | None = None
 
 
 class TrainStep(nn.Module):
     """Latents, text, noise, prediction, loss: per sample to the end."""
 
-    def __init__(self, model: DiffusionModel, method: Method) -> None:  # type: ignore[type-arg]  # any options will do
+    def __init__(
+        self,
+        model: DiffusionModel,
+        method: Method,  # type: ignore[type-arg]  # any options will do
+        objective: Objective | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.method = method
+        self.objective = objective or Objective()
 
     def forward(self, inputs: StepInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Give the weighted loss of each sample (B,) and its named terms, each (B,), detached."""
         x_0 = self._latents(inputs)
         cond = self._conditioning(inputs)
-        x_t = add_noise(self.model.schedule, x_0, inputs.noise, inputs.timesteps)
+        noise = self._noise(inputs, x_0)
+        seen = noise if inputs.perturbation is None else noise + inputs.perturbation
+        x_t = add_noise(self.model.schedule, x_0, seen, inputs.timesteps)
         prediction = self.model.denoise(x_t, inputs.timesteps, cond)
-        target = training_target(self.model.prediction, self.model.schedule, x_0, inputs.noise, inputs.timesteps)
-        loss = squared_error(prediction, target, inputs.mask)
+        target = training_target(self.model.prediction, self.model.schedule, x_0, noise, inputs.timesteps)
+        loss = self.objective.losses(prediction, target, inputs.timesteps, inputs.mask)
         terms = self.method.loss_terms(
             StepOutput(loss=loss, prediction=prediction, target=target, timesteps=inputs.timesteps)
         )
@@ -78,6 +95,11 @@ class TrainStep(nn.Module):
         assert inputs.pixels is not None
         posterior = encode_each(self.model.encode_images, inputs.pixels)
         return posterior.mean + posterior.std * inputs.posterior_noise
+
+    def _noise(self, inputs: StepInputs, x_0: Tensor) -> Tensor:
+        if inputs.offset is None or inputs.offset_strength is None:
+            return inputs.noise
+        return add_offset(inputs.noise, inputs.offset, inputs.offset_strength, x_0, self.objective.adaptive_offset)
 
     def _conditioning(self, inputs: StepInputs) -> Conditioning:
         cond = self.model.encode_prompt(inputs.captions) if inputs.cond is None else inputs.cond

@@ -16,6 +16,7 @@ from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedE
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.ema import make_ema
 from sdtune.train.info import OptimizerSnapshot
+from sdtune.train.objective import make_objective
 from sdtune.train.observers import ObserverGroup, StepReport
 from sdtune.train.optim import build_optimizer, build_schedule, group_rates
 from sdtune.train.state import pack_optimizer, unpack_optimizer
@@ -100,7 +101,9 @@ class Trainer:
         self._accelerator = Accelerator(mixed_precision="no", device_placement=False, cpu=run.device.type == "cpu")
         if self._accelerator.num_processes > 1:
             raise ConfigError("training in several processes is not supported yet", hint="start one process")
-        self._module = self._accelerator.prepare(TrainStep(run.model, run.method))
+        self._module = self._accelerator.prepare(
+            TrainStep(run.model, run.method, make_objective(run.options, run.model))
+        )
         self._parameters = run.parameters()
         self._optimizer = build_optimizer(run.groups, run.options.train)
         self._rates = [group_rates(group, run.options.train, run.timetable.steps) for group in run.groups]

@@ -11,7 +11,7 @@ from sdtune.config.schema import DataOptions
 from sdtune.data.buckets import place
 from sdtune.data.cache import LatentItem
 from sdtune.data.index import build_index
-from sdtune.data.masks import AlphaMasks, normalise_alpha
+from sdtune.data.masks import LossMasks, normalise_mask
 from sdtune.data.types import Size
 from sdtune.testing.images import draw_picture
 
@@ -38,7 +38,7 @@ def left_opaque(size=(96, 64), edge=24):
 
 
 def mask(item):
-    return AlphaMasks(8).get([item])
+    return LossMasks(8).get([item])
 
 
 def test_only_the_opaque_part_counts_and_the_mean_is_one(item):
@@ -70,7 +70,7 @@ def test_a_resized_picture_has_a_resized_mask(item):
 
 
 def test_a_mask_is_computed_once(item):
-    masks, one = AlphaMasks(8), item(left_opaque())
+    masks, one = LossMasks(8), item(left_opaque())
     first = masks.get([one])
     one.record.path.unlink()
     assert torch.equal(masks.get([one]), first)
@@ -79,4 +79,4 @@ def test_a_mask_is_computed_once(item):
 def test_the_formula_is_webuis():
     alpha = np.random.default_rng(0).random((5, 7), dtype=np.float32) * 255
     expected = (alpha - alpha.min()) / np.mean(alpha - alpha.min())
-    np.testing.assert_allclose(normalise_alpha(alpha), expected, rtol=1e-5)
+    np.testing.assert_allclose(normalise_mask(alpha), expected, rtol=1e-5)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from sdtune.diffusion.objective import add_noise, signal_and_noise, squared_error, training_target, velocity
+from sdtune.diffusion.losses import sample_losses
+from sdtune.diffusion.objective import add_noise, signal_and_noise, training_target, velocity, velocity_of_sample
 from sdtune.diffusion.schedule import NoiseSchedule
 
 
@@ -55,9 +56,20 @@ def test_an_epsilon_model_should_answer_the_noise(schedule, draws):
     assert training_target("epsilon", schedule, x_0, eps, t) is eps
 
 
+def test_a_sample_model_should_answer_the_picture(schedule, draws):
+    x_0, eps, t = draws
+    assert training_target("sample", schedule, x_0, eps, t) is x_0
+
+
+def test_velocity_follows_from_the_picture(schedule, draws):
+    x_0, eps, t = draws
+    found = velocity_of_sample(schedule, add_noise(schedule, x_0, eps, t), x_0, t)
+    torch.testing.assert_close(found, velocity(schedule, x_0, eps, t), rtol=1e-4, atol=1e-4)
+
+
 def test_squared_error_stays_per_sample_and_in_float32(draws):
     x_0, eps, _ = draws
-    error = squared_error(x_0.bfloat16(), eps)
+    error = sample_losses(x_0.bfloat16(), eps)
     expected = torch.stack([(a.bfloat16().float() - b).square().mean() for a, b in zip(x_0, eps, strict=True)])
     assert error.dtype == torch.float32
     torch.testing.assert_close(error, expected)
@@ -66,4 +78,4 @@ def test_squared_error_stays_per_sample_and_in_float32(draws):
 def test_a_mask_weights_the_error_over_the_picture(draws):
     x_0, eps, _ = draws
     mask = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(squared_error(x_0, eps, mask), ((x_0 - eps).square() * mask).mean((1, 2, 3)))
+    torch.testing.assert_close(sample_losses(x_0, eps, mask=mask), ((x_0 - eps).square() * mask).mean((1, 2, 3)))

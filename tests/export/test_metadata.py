@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from sdtune.config.schema import CoreOptions
 from sdtune.export.metadata import build_metadata
 
 
@@ -70,6 +71,43 @@ def test_clip_skip_is_told_where_a_webui_has_to_be_set(artifact, info, family, c
 def test_hashes_of_a_folder_are_left_out(artifact, info):
     metadata = build_metadata(artifact, replace(info, base_digest="", base_legacy_digest=""))
     assert not {"ss_sd_model_hash", "ss_new_sd_model_hash"} & metadata.keys()
+
+
+def test_the_objective_is_named_as_kohyas_scripts_name_it(artifact, info):
+    changes = {
+        "loss": {"type": "huber", "huber_scale": 2.0, "min_snr_gamma": 5.0},
+        "noise": {"offset": 0.1, "offset_random": True, "pyramid_levels": 6, "perturbation": 0.1},
+        "data": {"resolution": "512", "tag_dropout": 0.25},
+    }
+    metadata = build_metadata(artifact, replace(info, config=CoreOptions.model_validate(changes)))
+    expected = {
+        "ss_loss_type": "huber",
+        "ss_huber_schedule": "snr",
+        "ss_huber_c": "0.1",
+        "ss_huber_scale": "2.0",
+        "ss_min_snr_gamma": "5.0",
+        "ss_debiased_estimation": "False",
+        "ss_noise_offset": "0.1",
+        "ss_noise_offset_random_strength": "True",
+        "ss_adaptive_noise_scale": "None",
+        "ss_multires_noise_iterations": "6",
+        "ss_multires_noise_discount": "0.3",
+        "ss_ip_noise_gamma": "0.1",
+        "ss_caption_tag_dropout_rate": "0.25",
+        "ss_masked_loss": "False",
+    }
+    assert {name: metadata[name] for name in expected} == expected
+
+
+def test_a_plain_objective_is_told_as_off(artifact, info):
+    metadata = build_metadata(artifact, info)
+    off = ("noise_offset", "multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma", "huber_c")
+    assert {metadata[f"ss_{name}"] for name in off} == {"None"}
+    assert (metadata["ss_loss_type"], metadata["ss_min_snr_gamma"]) == ("l2", "None")
+
+
+def test_a_model_of_pictures_is_told_as_one(artifact, info):
+    assert build_metadata(artifact, replace(info, prediction="sample"))["modelspec.prediction_type"] == "sample"
 
 
 def test_nested_values_are_json_objects(artifact, info):

@@ -33,6 +33,8 @@ def decided(*found, default=EPSILON, guess=lambda: None, **options):
             "metadata modelspec.architecture",
         ),
         ({"scheduler": {"prediction_type": V}}, V, "scheduler_config.json"),
+        ({"scheduler": {"prediction_type": "sample"}}, "sample", "scheduler_config.json"),
+        ({"metadata": {"modelspec.prediction_type": "sample"}}, "sample", "metadata modelspec.prediction_type"),
         ({"scheduler": {"beta_start": 0.1}}, EPSILON, "the family's default"),
         ({"metadata": {"modelspec.architecture": "stable-diffusion-v1"}}, EPSILON, "the family's default"),
     ],
@@ -40,6 +42,12 @@ def decided(*found, default=EPSILON, guess=lambda: None, **options):
 def test_a_model_says_what_it_predicts(known, prediction, source):
     found = decided(*claims(**known))
     assert (found.prediction, found.source) == (prediction, source)
+
+
+def test_who_trains_a_model_of_pictures_is_told_who_can_draw_with_it():
+    found = decided(prediction="sample", zero_terminal_snr=True)
+    assert str(found).startswith("predicts x_0 (model.prediction), zero terminal SNR")
+    assert "A1111 and Forge cannot be told" in found.notes[0]
 
 
 def test_the_sidecar_is_trusted_most(tmp_path):
@@ -131,7 +139,7 @@ def test_pure_noise_is_refused_for_a_model_that_predicts_noise():
     "known",
     [
         {"names": {"edm_mean", "edm_std"}},
-        {"scheduler": {"prediction_type": "sample"}},
+        {"scheduler": {"prediction_type": "flow_prediction"}},
         {"metadata": {"modelspec.prediction_type": "edm"}},
     ],
 )

@@ -99,6 +99,7 @@ def test_only_later_families_have_linear_layers_at_the_ends_of_attention():
         ("model: {target: ldm.models.diffusion.ddpm.LatentDiffusion, params: {linear_start: 8.5e-4}}", "epsilon"),
         ('model: {target: x.LatentDiffusion, params: {parameterization: "v"}}', "v_prediction"),
         ("model: {target: x.LatentDiffusion, params: {parameterization: eps}}", "epsilon"),
+        ("model: {target: x.LatentDiffusion, params: {parameterization: x0}}", "sample"),
         ("data: {path: images}", None),
         ("model: base.safetensors", None),
         ("", None),
@@ -125,7 +126,7 @@ def test_a_folder_has_none(tmp_path, beside):
     [
         "model: [",
         "model: !!python/object/apply:os.system ['true']",
-        "model: {params: {parameterization: x0}}",
+        "model: {params: {parameterization: mu}}",
         "model: {params: {denoiser_config: {params: {scaling_config: {target: sgm.EDMScaling}}}}}",
         b"\xff\xfe",
     ],

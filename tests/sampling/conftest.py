@@ -80,7 +80,7 @@ class GaussianModel(ToyModel):
         mean = cond.hidden.mean((1, 2))[:, None, None, None] / 10
         eps = sigma * (x_t - alpha * mean) / (alpha**2 * self.std**2 + sigma**2)
         x_0 = (x_t - sigma * eps) / alpha
-        return eps if self.prediction == "epsilon" else alpha * eps - sigma * x_0
+        return {"epsilon": eps, "v_prediction": alpha * eps - sigma * x_0, "sample": x_0}[self.prediction]
 
 
 @pytest.fixture

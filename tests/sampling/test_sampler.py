@@ -35,7 +35,7 @@ def flow(model, mean, start):
 
 
 @pytest.mark.parametrize(("sampler", "start"), [("dpmpp_2m_karras", 999), ("ddim", 945)])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_deterministic_samplers_follow_the_probability_flow(make_model, sampler, start, prediction):
     model = make_model("gaussian", prediction=prediction)
     mean, std = flow(model, 2.0, start)
@@ -44,7 +44,7 @@ def test_deterministic_samplers_follow_the_probability_flow(make_model, sampler,
     assert latents.std().item() == pytest.approx(std, abs=0.03)  # 60 steps: DDIM is of first order
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_ancestral_sampler_draws_from_the_distribution_of_the_data(make_model, prediction):
     latents = draw_latents(make_model("gaussian", prediction=prediction), replace(LARGE, sampler="euler_a"))
     assert latents.mean().item() == pytest.approx(2.0, abs=0.02)

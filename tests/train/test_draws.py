@@ -1,8 +1,11 @@
+from dataclasses import fields, replace
+
 import pytest
 import torch
 
+from sdtune.config.objective import NoiseOptions
 from sdtune.randomness import derive_generator, derive_seed
-from sdtune.train.draws import Drawer
+from sdtune.train.draws import Drawer, Draws
 
 SHAPE = (4, 8, 8)
 
@@ -57,3 +60,44 @@ def test_number_and_text_are_different_keys():
 def test_a_generator_repeats():
     first, second = (torch.randn(5, generator=derive_generator(1, "x", "k")) for _ in range(2))
     assert torch.equal(first, second)
+
+
+SHAPED = NoiseOptions(
+    offset=0.1, offset_random=True, pyramid_levels=4, perturbation=0.2, perturbation_random=True, offset_adaptive=0.1
+)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Draws)])
+def test_a_sample_draws_the_same_shaped_noise_in_any_batch(field):
+    drawer = Drawer(seed=7, min_timestep=0, max_timestep=1000, noise=SHAPED)
+    together = drawer.draw(2, ["a#0", "b#0", "c#0"], SHAPE)
+    alone = drawer.draw(2, ["b#0"], SHAPE)
+    assert torch.equal(getattr(together, field)[1:2], getattr(alone, field))
+
+
+def test_shaping_the_noise_leaves_the_other_draws_alone(drawer):
+    plain = drawer.draw(2, ["a#0"], SHAPE)
+    shaped = replace(drawer, noise=replace_options(SHAPED, pyramid_levels=0)).draw(2, ["a#0"], SHAPE)
+    assert torch.equal(plain.noise, shaped.noise)
+    assert torch.equal(plain.posterior_noise, shaped.posterior_noise)
+    assert torch.equal(plain.timesteps, shaped.timesteps)
+    assert (plain.offset, plain.offset_strength, plain.perturbation) == (None, None, None)
+
+
+def test_random_strengths_are_even_and_each_samples_own(drawer):
+    options = replace_options(SHAPED, pyramid_levels=0)
+    shaped = replace(drawer, noise=options).draw(0, [f"{k}#0" for k in range(500)], (1, 1, 1))
+    strengths = shaped.offset_strength.flatten()
+    assert (len(strengths.unique()), bool((strengths < 0.1).all())) == (500, True)
+    assert float(strengths.mean()) == pytest.approx(0.05, abs=0.005)
+    assert float(shaped.perturbation.std()) == pytest.approx(0.2 / 3**0.5, rel=0.15)
+
+
+def test_a_fixed_strength_is_every_samples(drawer):
+    shaped = replace(drawer, noise=NoiseOptions(offset=0.25, perturbation=0.5)).draw(0, ["a#0", "b#0"], SHAPE)
+    assert torch.equal(shaped.offset_strength, torch.full((2, 1, 1, 1), 0.25))
+    assert shaped.perturbation.shape == (2, *SHAPE)
+
+
+def replace_options(options, **changes):
+    return options.model_copy(update=changes)

@@ -59,7 +59,12 @@ _DTYPES = {
     "F8_E4M3": "fp8 (e4m3)",
     "F8_E5M2": "fp8 (e5m2)",
 }
-_PREDICTIONS = {"epsilon": "noise (epsilon)", "v_prediction": "velocity (v)", None: "nothing that is trained here"}
+_PREDICTIONS = {
+    "epsilon": "noise (epsilon)",
+    "v_prediction": "velocity (v)",
+    "sample": "the picture (x_0)",
+    None: "nothing that is trained here",
+}
 _MOST_NAMED = 3
 
 
