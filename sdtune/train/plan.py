@@ -99,7 +99,7 @@ def make_plan(run: Run) -> Plan:
     return Plan(
         facts=facts,
         trained=trained,
-        notes=(*run.model.notes(), *run.index.notes, *run.method.notes(), *_notes(run)),
+        notes=(*run.model.notes(), *run.index.notes, *run.method.notes(), *run.frozen, *_notes(run)),
         steps=run.timetable.steps,
     )
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from sdtune.config.schema import OptimizerOptions, TrainOptions
 from sdtune.train.method import ParamGroup
-from sdtune.train.optim import build_optimizer
+from sdtune.train.optimizers import build_optimizer
 
 
 def test_a_group_has_its_own_weight_decay_or_the_common_one():
