@@ -27,6 +27,7 @@ def options(registry):
         ("preview.prompts", "list of texts"),
         ("train.optimizer.betas", "list of numbers, at most 3 items, or null"),
         ("lora.block_ranks", "mapping"),
+        ("lora.window", "list of 2"),
         ("lora.mode", "text or number"),
     ],
 )
