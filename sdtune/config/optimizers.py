@@ -107,7 +107,7 @@ _TABLE = (
     ),
     OptimizerEntry(
         name="muon",
-        target="torch.optim._muon:Muon",
+        target="torch.optim:Muon",
         args={"adjust_lr_fn": "match_rms_adamw"},
         advice="Matrices only: adapters on linear layers. Rates as with AdamW.",
     ),
