@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def split_groups(groups: Sequence[ParamGroup], rules: Sequence[RateRule]) -> list[ParamGroup]:
-    """Give the parameters that a rule matches a group of their own: `GROUP PATTERN`, at the rule's rate.
+    """Give the parameters that a rule matches a group of their own, `GROUP PATTERN`, at the rule's rate.
+
+    A group that one rule matches as a whole keeps its name.
 
     Raises:
         ConfigError: A rule matches no parameter, or a later rule overrules it everywhere.
@@ -46,20 +48,26 @@ def _split(group: ParamGroup, rule_of: dict[str, RateRule | None]) -> list[Param
     for name in group.params:
         rule = rule_of[name]
         parts.setdefault(id(rule), (rule, []))[1].append(name)
-    if all(rule is None for rule, _ in parts.values()):
-        return [group]
+    if len(parts) == 1:  # one rate for all of it, so it keeps its name
+        return [_with_rate(group, rule) for rule, _ in parts.values()]
     return [_part(group, rule, names) for rule, names in parts.values()]
 
 
 def _part(group: ParamGroup, rule: RateRule | None, names: Sequence[str]) -> ParamGroup:
-    layers = {name.rpartition(".")[0] for name in names}
-    part = replace(group, params={name: group.params[name] for name in names}, modules=len(layers))
+    return replace(
+        _with_rate(group, rule),
+        name=group.name if rule is None else f"{group.name} {rule.match}",
+        params={name: group.params[name] for name in names},
+        modules=len({name.rpartition(".")[0] for name in names}),
+    )
+
+
+def _with_rate(group: ParamGroup, rule: RateRule | None) -> ParamGroup:
     if rule is None:
-        return part
-    part = replace(part, name=f"{group.name} {rule.match}")
+        return group
     if rule.lr is not None:
-        return replace(part, lr=rule.lr, lr_scale=1.0)
-    return replace(part, lr_scale=group.lr_scale * (rule.scale or 0.0))
+        return replace(group, lr=rule.lr, lr_scale=1.0)
+    return replace(group, lr_scale=group.lr_scale * (rule.scale or 0.0))
 
 
 def freeze_groups(groups: Sequence[ParamGroup], train: TrainOptions) -> tuple[list[ParamGroup], list[str]]:

@@ -48,6 +48,10 @@ def test_a_rate_replaces_that_of_the_method_and_a_scale_multiplies_it():
     }
 
 
+def test_a_group_that_one_rule_matches_keeps_its_name():
+    assert [made.name for made in split_groups(GROUPS, rules(("*", {"lr": 1})))] == [made.name for made in GROUPS]
+
+
 def test_the_last_rule_that_matches_counts():
     split = split_groups(GROUPS, rules(("*", {"lr": 1}), ("re:^text_encoder_2", {"lr": "1:5, 0.5"})))
     found = rates(split, TrainOptions(steps=1))
