@@ -39,7 +39,7 @@ class OptimizerOptions(Options):
     """The optimizer."""
 
     name: Annotated[str, AfterValidator(check_optimizer_name)] = "adamw"
-    """A name of the table in optimizers.md, or `module:Class` for any other optimizer of torch's kind."""
+    """A name from [optimizers.md](optimizers.md), or `module:Class` for any other optimizer of PyTorch's kind."""
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     """Weight decay; null: the optimizer's own, 0.01 with AdamW."""
     betas: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=2, max_length=3)] | None = None
