@@ -49,6 +49,12 @@ class OptimizerOptions(Options):
     args: dict[str, ArgValue] = Field(default_factory=dict)
     """Further arguments of the optimizer's class, by name, e.g. `d_coef: 0.8` for prodigy."""
 
+    @property
+    def common(self) -> dict[str, ArgValue]:
+        """Those of the arguments with options of their own that are given."""
+        values = {"weight_decay": self.weight_decay, "betas": self.betas, "eps": self.eps}
+        return {name: value for name, value in values.items() if value is not None}
+
 
 class ScheduleOptions(Options):
     """The learning rate over the run: a curve that every rate is multiplied with."""
@@ -72,9 +78,9 @@ class ScheduleOptions(Options):
 
     @model_validator(mode="after")
     def _check_used(self) -> Self:
+        values, fields = dict(self), type(self).model_fields
         for option, users in _USERS.items():
-            is_given = getattr(self, option) != type(self).model_fields[option].default
-            if is_given and self.name not in users:
+            if values[option] != fields[option].default and self.name not in users:
                 raise ValueError(f"{option} has no effect with {self.name}; it is for {', '.join(users)}")
         if self.name == "piecewise_constant" and self.factors is None:
             raise ValueError("piecewise_constant needs factors, e.g. '1:100, 0.1:200, 0.01'")

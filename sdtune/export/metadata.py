@@ -196,8 +196,7 @@ def _describe_modelspec(artifact: Artifact, info: RunInfo) -> dict[str, str]:
 def _describe_optimizer(options: OptimizerOptions) -> str:
     """Write class and arguments as kohya's scripts do: `torch.optim.adamw.AdamW(weight_decay=0.1)`."""
     entry = find_entry(options.name)
-    common = {"weight_decay": options.weight_decay, "betas": options.betas, "eps": options.eps}
-    args = {**entry.args, **{name: value for name, value in common.items() if value is not None}, **options.args}
+    args = {**entry.args, **options.common, **options.args}
     listed = ",".join(f"{name}={value}" for name, value in args.items())
     return f"{entry.dotted}({listed})" if listed else entry.dotted
 

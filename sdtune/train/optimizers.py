@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib import import_module
+from io import StringIO
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -65,21 +66,16 @@ def choose_optimizer(options: OptimizerOptions) -> ChosenOptimizer:
     factory = _import(entry)
     if options.name == entry.target:  # not of the table
         entry = replace(entry, averages={"train", "eval"} <= set(dir(factory)))
-    given = {name: value for name, value in _common(options).items() if value is not None}
     parameters = inspect.signature(factory).parameters
     problems = Problems(ConfigError)
-    for name, common in given.items():
+    for name, common in options.common.items():
         _check_argument(f"train.optimizer.{name}", name, common, entry, parameters, problems)
         if name in options.args:
             problems.add(f"train.optimizer.args.{name} is train.optimizer.{name}", hint="give one of them")
     for name, value in options.args.items():
         _check_argument(f"train.optimizer.args.{name}", name, value, entry, parameters, problems)
     problems.raise_if_any()
-    return ChosenOptimizer(entry=entry, factory=factory, args={**entry.args, **given, **options.args})
-
-
-def _common(options: OptimizerOptions) -> dict[str, ArgValue]:
-    return {"weight_decay": options.weight_decay, "betas": options.betas, "eps": options.eps}
+    return ChosenOptimizer(entry=entry, factory=factory, args={**entry.args, **options.common, **options.args})
 
 
 def _import(entry: OptimizerEntry) -> type[Optimizer]:
@@ -186,7 +182,8 @@ def build_optimizer(groups: Sequence[ParamGroup], train: TrainOptions) -> Optimi
     fused = {"fused": True} if chosen.entry.is_fused and devices <= _FUSED_DEVICES else {}
     lr = None if chosen.entry.rate == "own" else highest
     try:
-        optimizer = cast("Any", chosen.factory)(tables, **{"lr": lr, **fused, **chosen.args})
+        with redirect_stdout(StringIO()):  # some tell on the screen which kind of weight decay they have
+            optimizer = cast("Any", chosen.factory)(tables, **{"lr": lr, **fused, **chosen.args})
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"train.optimizer: {chosen.entry.name} cannot be used: {error}") from error
     if chosen.entry.averages:

@@ -1,11 +1,14 @@
 """Groups split by rule and frozen by rate."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from sdtune.config.schema import RateRule, TrainOptions
 from sdtune.errors import ConfigError
+from sdtune.testing.models import open_tiny
 from sdtune.train.groups import freeze_groups, split_groups
 from sdtune.train.method import ParamGroup
 from sdtune.train.optim import group_rates
@@ -105,3 +108,33 @@ def test_a_rate_of_0_freezes():
 def test_a_run_that_learns_nothing_is_refused():
     with pytest.raises(ConfigError, match="every learning rate is 0"):
         freeze_groups([group("unet", "a", lr=0)], TrainOptions(steps=1))
+
+
+def kohya_block(key):
+    """Which of kohya's block weights an SDXL layer has, by its name in files."""
+    if match := re.match(r"lora_unet_(input|output|middle)_blocks?_(\d+)_", key):
+        return match[1], int(match[2])
+    return "rest", 0
+
+
+def recipe(side, number):
+    """The patterns that docs/optimizers.md gives for a block of kohya's scripts."""
+    if side == "middle":
+        return ["unet.mid_block.resnets.0.*", "unet.mid_block.attentions.*", "unet.mid_block.resnets.1.*"][
+            number : number + 1
+        ]
+    name, level, place = ("down", *divmod(number - 1, 3)) if side == "input" else ("up", *divmod(number, 3))
+    patterns = [rf"re:^unet\.{name}_blocks\.{level}\.(resnets|attentions)\.{place}\."]
+    return [*patterns, f"unet.{name}_blocks.{level}.{name}samplers.*"] if place == 2 else patterns
+
+
+def test_block_weights_of_kohyas_scripts_are_rules_of_ours(tmp_path):
+    model = open_tiny(tmp_path / "sdxl", "sdxl", parts=("unet",))
+    keys = {target.path: model.webui_key(target.path) for target in model.targets(("unet",))}
+    blocks = {kohya_block(key) for key in keys.values()} - {("rest", 0)}
+    assert len(blocks) == 8 + 3 + 9
+    for side, number in blocks:
+        matched = {
+            path for match in recipe(side, number) for path in keys if RateRule(match=match, lr=1).matches(f"{path}.x")
+        }
+        assert matched == {path for path, key in keys.items() if kohya_block(key) == (side, number)}

@@ -191,6 +191,14 @@ def test_arguments_reach_the_optimizer():
     ]
 
 
+def test_a_group_has_its_own_weight_decay_or_the_common_one():
+    options = TrainOptions(steps=1, optimizer=OptimizerOptions(weight_decay=0.5))
+    assert [group["weight_decay"] for group in build_optimizer(grouped(parameters()), options).param_groups] == [
+        0.5,
+        0.0,
+    ]
+
+
 @pytest.mark.parametrize(("name", "remedy"), [("prodigy", "sdtune[optim]"), ("adamw8bit", "sdtune[bnb]")])
 def test_a_missing_package_is_one_line_with_the_command(name, remedy, monkeypatch):
     entry = OPTIMIZERS[name]
