@@ -200,8 +200,8 @@ def check_optimizer_name(name: str) -> str:
     names = {entry.kohya.lower(): entry.name for entry in _TABLE} | {own: own for own in OPTIMIZERS}
     near = difflib.get_close_matches(name.lower(), names, n=1)
     if near:
-        raise ValueError(f"no optimizer '{name}'; did you mean {names[near[0]]}?")
-    raise ValueError(f"no optimizer '{name}'; choose one of {', '.join(OPTIMIZERS)}, or give module:Class")
+        raise ValueError(f"must be an optimizer's name, such as {names[near[0]]}, or module:Class")
+    raise ValueError(f"must be one of {', '.join(OPTIMIZERS)}, or module:Class")
 
 
 def find_entry(name: str) -> OptimizerEntry:

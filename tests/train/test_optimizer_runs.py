@@ -113,6 +113,7 @@ def test_blocks_have_the_rates_asked_for(tmp_path, options):
     assert not any(".attn2." in name for name in weights(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_part_with_rate_0_is_told_to_be_frozen(tmp_path, options):
     rule = "train.rates=[{match: 'text_encoder.*', lr: 0}]"
     run = train(PLUGINS, *options(tmp_path / "out", "lora.text_encoder=true", rule, "train.steps=1"))
@@ -127,6 +128,7 @@ def test_an_optimizer_that_finds_its_rate_is_refused_with_the_usual_one(tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_file_names_the_optimizer_as_kohyas_scripts_do(tmp_path, options):
     more = ("train.optimizer.weight_decay=0.1", "train.schedule.name=cosine", "train.schedule.warmup=50%")
     train(PLUGINS, *options(tmp_path / "out", *more, "train.steps=2"))
