@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
-EXTRAS ?= dev,bnb
+EXTRAS ?= dev,bnb,optim
 # One thread per worker: two workers with a thread each beat one worker with two.
 TEST_ENV := OMP_NUM_THREADS=1
 RUN_PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS)

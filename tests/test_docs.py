@@ -11,6 +11,8 @@ import pytest
 
 from sdtune import hookspecs
 from sdtune.cli.main import COMMANDS
+from sdtune.config.optimizer import ScheduleOptions
+from sdtune.config.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parents[1]
 HOOKS = {name: function for name, function in vars(hookspecs).items() if name.startswith("sdtune_")}
@@ -57,3 +59,18 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def test_the_changelog_knows_the_version() -> None:
     version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
     assert f"## {version}" in read("CHANGELOG.md")
+
+
+def test_the_page_of_optimizers_lists_all_of_them_as_they_are() -> None:
+    rates = {"given": "`train.lr`", "factor": "1; finds its own", "own": "1; has its own"}
+    rows = [
+        f"| `{entry.name}` | {entry.kohya or '–'} | {entry.package} | {rates[entry.rate]} | {entry.advice} |"
+        for entry in OPTIMIZERS.values()
+    ]
+    assert "\n".join(rows) in read("docs/optimizers.md")
+
+
+def test_the_page_of_optimizers_has_every_schedule() -> None:
+    names = ScheduleOptions.model_fields["name"].annotation.__args__
+    table = read("docs/optimizers.md").partition("## Schedules")[2]
+    assert [name for name in names if f"`{name}`" not in table] == []

@@ -23,7 +23,7 @@ DEPENDENCIES = {
     "accelerate", "click", "diffusers", "numpy", "pillow", "platformdirs", "pluggy", "pydantic", "pyyaml", "rich",
     "safetensors", "tensorboard", "torch", "transformers",
 }  # fmt: skip
-TESTED_EXTRAS = ("dev", "bnb")
+TESTED_EXTRAS = ("dev", "bnb", "optim")
 NEVER_INSTALLED = ("torchvision", "torchaudio")
 MAX_WHEEL_BYTES = 48 << 20
 

@@ -103,8 +103,52 @@ def stop_step(value: float | str, steps: int) -> int:
     return min(steps, round(number * steps) if is_share else int(number))
 
 
+def count_steps(span: float | str, steps: int) -> int:
+    """Give the length of a part of a run, in steps.
+
+    Args:
+        span: A whole number of steps, a fraction of the run below 1, or a percentage, e.g. `10%`.
+        steps: Steps of the run.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    text = str(span).strip()
+    is_percentage = text.endswith("%")
+    try:
+        number = float(text.removesuffix("%")) / (100 if is_percentage else 1)
+    except ValueError:
+        number = -1.0
+    is_share = is_percentage or number < 1
+    if not number >= 0 or (is_share and number > 1) or not (is_share or number.is_integer()):
+        raise ValueError("must be a number of steps, a fraction of the run such as 0.1, or a percentage such as 10%")
+    return round(number * steps) if is_share else int(number)
+
+
+def _check_span(value: float | str) -> float | str:
+    count_steps(value, 1)
+    return value
+
+
+def _check_factors(value: str) -> str:
+    factors = parse_rates(value)
+    if max(factors.values) > 1 or factors.length != math.inf:
+        raise ValueError("must be factors up to 1 with rising steps, the last one without a step")
+    return value
+
+
 LearningRate = Annotated[float, Field(ge=0, le=MAX_RATE)] | Annotated[str, AfterValidator(_check_rates)]
 """A learning rate: a number, or webui's `rate:step` pairs. When all rates of a run have ended, so has the run."""
 
 Stop = Annotated[float, AfterValidator(_check_stop)] | Annotated[str, AfterValidator(_check_stop)]
 """When something stops learning: a step, a fraction of the run up to 1, or a percentage."""
+
+Span = (
+    Annotated[int, AfterValidator(_check_span)]
+    | Annotated[float, AfterValidator(_check_span)]
+    | Annotated[str, AfterValidator(_check_span)]
+)
+"""Length of a part of a run: steps, a fraction of it, or a percentage."""
+
+SteppedFactor = Annotated[str, AfterValidator(_check_factors)]
+"""Factors as webui's `rate:step` pairs."""

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from sdtune.config.base import Options
 from sdtune.config.kinds import CaptionSource, Consumer, Fraction, PositiveInt, SamplerName, Size
 from sdtune.config.objective import LossOptions, MaskOptions, NoiseOptions, TimestepOptions
+from sdtune.config.optimizer import OptimizerOptions, RateRule, ScheduleOptions
 from sdtune.config.rates import LearningRate
 
 
@@ -208,34 +209,6 @@ class RegularizationOptions(Options):
         return self
 
 
-class OptimizerOptions(Options):
-    """The optimizer."""
-
-    name: str = "adamw"
-    """`adamw`, `adamw8bit` (needs the extra `bnb`)."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Decoupled weight decay."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    """Decay of the first and second moment."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Term against division by zero."""
-
-
-class ScheduleOptions(Options):
-    """The learning rate over the run."""
-
-    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"] = (
-        "constant"
-    )
-    """Shape of the curve."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear warmup."""
-    cycles: Annotated[int, Field(ge=1)] = 1
-    """Restarts of `cosine_with_restarts`."""
-    power: Annotated[float, Field(gt=0)] = 1.0
-    """Power of `polynomial`."""
-
-
 class EmaOptions(Options):
     """A running average of what is trained; steadier than the last step when batches are small."""
 
@@ -261,6 +234,8 @@ class TrainOptions(Options):
     lr: LearningRate = 1e-4
     """Learning rate where a part has none of its own. 1e-4 suits adapters with AdamW. Also webui's notation
     `0.005:100, 1e-3:1000`: a rate, and the step before which it applies; after the last one training ends."""
+    rates: tuple[RateRule, ...] = ()
+    """Other rates for some parameters, e.g. `- {match: "unet.down_blocks.*", scale: 0.5}`, for every method."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Clip the norm of all gradients together; 0 does not clip."""
     max_grad_value: Annotated[float, Field(gt=0)] | None = None

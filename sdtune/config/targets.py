@@ -13,13 +13,11 @@ from sdtune.config.base import Options
 REGEX_PREFIX = "re:"
 
 
-class TargetRule(Options):
-    """Options for the layers a pattern matches; a plugin's own rule adds fields to it."""
+class PatternRule(Options):
+    """Options for what a pattern matches."""
 
     match: Annotated[str, Field(min_length=1)]
-    """Glob over a layer's whole path, e.g. `unet.*.attn2.to_k`, or `re:` and a regular expression to find in it."""
-    exclude: bool = False
-    """Leave the matching layers out."""
+    """Glob over a whole path, e.g. `unet.*.attn2.to_k*`, or `re:` and a regular expression to find in it."""
 
     @field_validator("match")
     @classmethod
@@ -31,7 +29,16 @@ class TargetRule(Options):
         return value
 
     def matches(self, path: str) -> bool:
-        """Tell whether a layer's path fits the pattern; upper and lower case differ."""
+        """Tell whether a path fits the pattern; upper and lower case differ."""
         if self.match.startswith(REGEX_PREFIX):
             return re.search(self.match.removeprefix(REGEX_PREFIX), path) is not None
         return fnmatchcase(path, self.match)
+
+
+class TargetRule(PatternRule):
+    """Options for the layers a pattern matches; a plugin's own rule adds fields to it."""
+
+    match: Annotated[str, Field(min_length=1)]
+    """Glob over a layer's whole path, e.g. `unet.*.attn2.to_k`, or `re:` and a regular expression to find in it."""
+    exclude: bool = False
+    """Leave the matching layers out."""

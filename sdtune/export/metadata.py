@@ -15,6 +15,8 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from sdtune import __version__
+from sdtune.config.optimizers import find_entry
+from sdtune.config.rates import count_steps
 from sdtune.data.regularization import PREFIX
 from sdtune.models.architecture import FAMILIES
 from sdtune.randomness import derive_seed
@@ -22,7 +24,7 @@ from sdtune.randomness import derive_seed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sdtune.config.schema import OptimizerOptions
+    from sdtune.config.optimizer import OptimizerOptions
     from sdtune.data.types import ImageRecord, Size, Subset
     from sdtune.export.artifact import Artifact
     from sdtune.train.info import RunInfo
@@ -48,7 +50,6 @@ _FAMILIES = {
         "sdxl_base_v1-0", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "stable-diffusion-xl-v1-base", _STABILITY
     ),
 }
-_OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
 
 # Options of kohya's scripts that sdtune has not: the value there that means what sdtune does.
 _ABSENT_OPTIONS = {
@@ -133,7 +134,7 @@ def _describe_options(info: RunInfo) -> dict[str, Any]:
         "learning_rate": train.lr,
         "optimizer": _describe_optimizer(train.optimizer),
         "lr_scheduler": train.schedule.name,
-        "lr_warmup_steps": train.schedule.warmup_steps,
+        "lr_warmup_steps": count_steps(train.schedule.warmup, info.total_steps),
         "max_grad_norm": train.max_grad_norm,
         "mixed_precision": "no" if train.precision == "fp32" else train.precision,
         "gradient_checkpointing": train.gradient_checkpointing,
@@ -213,8 +214,11 @@ def _describe_modelspec(artifact: Artifact, info: RunInfo) -> dict[str, str]:
 
 
 def _describe_optimizer(options: OptimizerOptions) -> str:
-    name = _OPTIMIZERS.get(options.name, options.name)
-    return f"{name}(weight_decay={options.weight_decay},betas={options.betas},eps={options.eps})"
+    """Write class and arguments as kohya's scripts do: `torch.optim.adamw.AdamW(weight_decay=0.1)`."""
+    entry = find_entry(options.name)
+    args = {**entry.args, **options.common, **options.args}
+    listed = ",".join(f"{name}={value}" for name, value in args.items())
+    return f"{entry.dotted}({listed})" if listed else entry.dotted
 
 
 def _describe_folders(subsets: Iterable[Subset]) -> dict[str, dict[str, int]]:

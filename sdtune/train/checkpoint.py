@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-SCHEMA = 1
+SCHEMA = 2
 _PREFIX = "step-"
 
 
@@ -37,8 +37,7 @@ class Position:
         dataset: Digest of the images and captions.
         model: Digest of the base model's UNet.
         loss_average: Smoothed loss and its weight.
-        schedule: State of the learning-rate schedule.
-        optimizer: JSON part of the optimizer's state.
+        optimizer: JSON part of the optimizer's state. The learning rates need none: they follow from the step.
         scaler: State of the fp16 loss scaler; empty without one.
     """
 
@@ -46,7 +45,6 @@ class Position:
     dataset: str
     model: str
     loss_average: tuple[float, float]
-    schedule: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
 

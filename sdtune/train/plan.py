@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdtune import __version__
+from sdtune.config.rates import count_steps
 from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.train.objective_text import describe_objective, objective_notes
 from sdtune.train.optim import group_rates
@@ -95,6 +96,7 @@ def make_plan(run: Run) -> Plan:
         "captions": _captions_text(run),
         "buckets": ", ".join(f"{size} x {count}" for size, count in run.bucket_counts().items()),
         "steps": _steps_text(run),
+        "optimizer": _optimizer_text(run),
         "file": _file_text(run, sum(group.parameters for group in trained)),
         "folder": str(run.folder.path),
     }
@@ -102,7 +104,7 @@ def make_plan(run: Run) -> Plan:
     return Plan(
         facts=facts,
         trained=trained,
-        notes=(*surprises, *_notes(run)),
+        notes=(*surprises, *run.frozen, *_notes(run)),
         steps=run.timetable.steps,
     )
 
@@ -160,6 +162,14 @@ def _steps_text(run: Run) -> str:
         f"{table.accumulation} a step = {table.steps_per_epoch} steps; {table.steps} steps = "
         f"{table.steps / table.steps_per_epoch:.3g} epochs"
     )
+
+
+def _optimizer_text(run: Run) -> str:
+    optimizer, schedule = run.options.train.optimizer, run.options.train.schedule
+    args = ", ".join(f"{name} {value}" for name, value in {**optimizer.common, **optimizer.args}.items())
+    warmup = count_steps(schedule.warmup, run.timetable.steps)
+    rise = f" after {warmup} steps of warmup" if warmup else ""
+    return f"{optimizer.name}{f' ({args})' if args else ''}, learning rate {schedule.name}{rise}"
 
 
 def _file_text(run: Run, parameters: int) -> str:

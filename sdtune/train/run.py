@@ -23,9 +23,11 @@ from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.models.open import open_model
 from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
+from sdtune.train.groups import freeze_groups, split_groups
 from sdtune.train.info import RunInfo
 from sdtune.train.objective import check_objective
 from sdtune.train.optim import group_rates
+from sdtune.train.optimizers import check_fit, choose_optimizer
 from sdtune.train.timetable import Timetable
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class Run:
         model: The base model, with the method attached.
         method: The method.
         groups: Trained parameters by learning rate.
+        frozen: A note for each group that a learning rate of 0 keeps out of training.
         index: The data set.
         placements: How each image comes to its bucket.
         rotations: How regularization images take turns.
@@ -105,6 +108,7 @@ class Run:
     missing: tuple[MissingImage, ...]
     timetable: Timetable
     device: torch.device
+    frozen: tuple[str, ...] = ()
     texts: TextCache | None = None
     started_at: float = field(default_factory=time.time)
 
@@ -241,6 +245,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         ModelError: The model cannot be loaded, or the method does not work on its family.
     """
     options, spec = loaded.options, loaded.spec
+    optimizer = choose_optimizer(options.train.optimizer)
     model = open_base(options, registry)
     check_family(spec, model.family)
     check_objective(options, model)
@@ -251,7 +256,13 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
     method.check(index.instances)
     for part in method.parts():
         model.load(part)
-    groups = tuple(method.attach(model, options.train.seed))
+    groups, frozen = freeze_groups(
+        split_groups(method.attach(model, options.train.seed), options.train.rates), options.train
+    )
+    timetable = plan_timetable(
+        options, batches_per_epoch(index.images, placements, options.train.batch_size, rotations), groups
+    )
+    check_fit(optimizer, groups, options.train, timetable.steps)
     if options.train.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return Run(
@@ -262,14 +273,13 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         name=run_name(options),
         model=model,
         method=method,
-        groups=groups,
+        groups=tuple(groups),
+        frozen=tuple(frozen),
         index=index,
         placements=placements,
         rotations=rotations,
         missing=missing,
-        timetable=plan_timetable(
-            options, batches_per_epoch(index.images, placements, options.train.batch_size, rotations), groups
-        ),
+        timetable=timetable,
         device=model.source.device,
     )
 

@@ -18,7 +18,9 @@ from sdtune.train.ema import make_ema
 from sdtune.train.info import OptimizerSnapshot
 from sdtune.train.objective import make_objective
 from sdtune.train.observers import ObserverGroup, StepReport
-from sdtune.train.optim import build_optimizer, build_schedule, group_rates
+from sdtune.train.optim import group_rates, logged_rates, set_rates
+from sdtune.train.optimizers import averaged_weights, build_optimizer, choose_optimizer
+from sdtune.train.schedules import make_shape
 from sdtune.train.state import pack_optimizer, unpack_optimizer
 from sdtune.train.step import TrainStep
 
@@ -106,8 +108,9 @@ class Trainer:
         )
         self._parameters = run.parameters()
         self._optimizer = build_optimizer(run.groups, run.options.train)
+        self._averages_itself = choose_optimizer(run.options.train.optimizer).entry.averages
         self._rates = [group_rates(group, run.options.train, run.timetable.steps) for group in run.groups]
-        self._schedule = build_schedule(self._optimizer, self._rates, run.options.train.schedule, run.timetable.steps)
+        self._shape = make_shape(run.options.train.schedule, run.timetable.steps)
         self._ema = make_ema(self._parameters, run.options.train.ema)
         self._scaler = torch.amp.GradScaler(run.device.type, enabled=run.options.train.precision == "fp16")
         self._average = LossAverage()
@@ -124,9 +127,6 @@ class Trainer:
         self.run.check_unchanged(position)
         self.run.load_parameters(checkpoint.parameters)
         unpack_optimizer(self._optimizer, self._parameters, checkpoint.optimizer, dict(position.optimizer))
-        self._schedule.load_state_dict(dict(position.schedule))
-        for group, rate in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
-            group["lr"] = rate
         if position.scaler:
             self._scaler.load_state_dict(dict(position.scaler))
         if self._ema is not None:
@@ -172,7 +172,6 @@ class Trainer:
             dataset=self.run.index.digest,
             model=self.run.model.part_digest("unet"),
             loss_average=(self._average.total, self._average.weight),
-            schedule=_plain(self._schedule.state_dict()),
             optimizer=values,
             scaler=self._scaler.state_dict(),
         )
@@ -198,6 +197,8 @@ class Trainer:
 
     def shown_weights(self) -> AbstractContextManager[None]:
         """Give the model the weights that files and pictures show."""
+        if self._averages_itself:
+            return averaged_weights(self._optimizer)
         shows_live = self._ema is None or self.run.options.train.ema.export == "live"
         return nullcontext() if shows_live or self._ema is None else self._ema.swapped()
 
@@ -209,7 +210,8 @@ class Trainer:
         started = time.perf_counter()
         self._freeze_ended()
         self.run.method.before_step(self.run.model, self.step + 1)
-        lrs = {group["name"]: float(group["lr"]) for group in self._optimizer.param_groups}
+        set_rates(self._optimizer, self._rates, self._shape, self.step)
+        lrs = logged_rates(self._optimizer)
         result = self._forward_backward()
         loss = float(result.loss)
         self._check_finite("loss", loss, result)
@@ -218,7 +220,6 @@ class Trainer:
             self._check_finite("gradient norm", grad_norm, result)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.run.method.after_step(self.run.model, self.step + 1)
         self.step += 1
@@ -310,10 +311,3 @@ class Trainer:
 
 def _is_due(count: int, every: int | None) -> bool:
     return every is not None and count > 0 and count % every == 0
-
-
-def _plain(state: Mapping[str, object]) -> dict[str, object]:
-    # A LambdaLR keeps its (unnamed) functions in the state as None; the rest are numbers and lists of numbers.
-    return {key: value for key, value in state.items() if key != "lr_lambdas"} | {
-        "lr_lambdas": [None] * len(state.get("lr_lambdas") or [])  # type: ignore[arg-type]  # a list where present
-    }

@@ -73,6 +73,8 @@ class LoraOptions(Options):
     """Rank by block."""
     mode: str | float = "plain"
     """A union."""
+    window: tuple[float, float] = (0.9, 0.999)
+    """Two numbers."""
     layers: Annotated[PlainOptions | OtherOptions, Field(discriminator="kind")] = PlainOptions()
     """A section with two kinds."""
 

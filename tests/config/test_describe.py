@@ -25,8 +25,9 @@ def options(registry):
         ("data.subsets", "list of sections"),
         ("data.subsets.3.repeats", "whole number, at least 1, or null"),
         ("preview.prompts", "list of texts"),
-        ("train.optimizer.betas", "list of 2"),
+        ("train.optimizer.betas", "list of numbers, at most 3 items, or null"),
         ("lora.block_ranks", "mapping"),
+        ("lora.window", "list of 2"),
         ("lora.mode", "text or number"),
     ],
 )

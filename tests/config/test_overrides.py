@@ -52,9 +52,9 @@ def test_an_item_of_a_list_is_set_by_its_index(load_text):
 
 
 def test_an_item_of_a_list_that_is_not_written_is_set(load_text):
-    loaded = load_text("", "train.optimizer.betas.1=0.5")
-    assert loaded.options.train.optimizer.betas == (0.9, 0.5)
-    assert loaded.origins["train.optimizer.betas"] == "default, train.optimizer.betas.1=0.5"
+    loaded = load_text("", "lora.window.1=0.5")
+    assert loaded.options.lora.window == (0.9, 0.5)
+    assert loaded.origins["lora.window"] == "default, lora.window.1=0.5"
 
 
 def test_dashes_set_the_default_again(load_text):

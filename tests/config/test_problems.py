@@ -39,8 +39,8 @@ from sdtune.config.overrides import Setting
         ("data: {buckets: {step_px: 12}}", "data.buckets.step_px: must be a multiple of 8, got 12 (run.yaml:1)"),
         ("output: {name: ''}", "output.name: must have at least 1 characters, got '' (run.yaml:1)"),
         ("output: {name: a/b}", r"output.name: must fit the pattern"),
-        ("train: {optimizer: {betas: [1]}}", "train.optimizer.betas.1: must be given (run.yaml:1)"),
-        ("train: {optimizer: {betas: [1, 1, 1]}}", "train.optimizer.betas: must have at most 2 items, got a list of 3"),
+        ("lora: {window: [1]}", "lora.window.1: must be given (run.yaml:1)"),
+        ("lora: {window: [1, 1, 1]}", "lora.window: must have at most 2 items, got a list of 3"),
         (
             "save: {dtype: bf61}",
             "save.dtype: expected one of fp32, fp16, bf16, got 'bf61'; did you mean 'bf16'? (run.yaml:1)",

@@ -20,7 +20,6 @@ def make(step):
         dataset="d",
         model="m",
         loss_average=(0.1 + 0.2, 3.0),
-        schedule={"last_epoch": step, "base_lrs": [1e-4]},
         optimizer={"a/step": 3},
         scaler={},
     )

@@ -1,17 +1,33 @@
-"""Groups of parameters in the optimizer."""
+"""Learning rates of groups, step by step."""
 
 import torch
 from torch import nn
 
-from sdtune.config.schema import OptimizerOptions, TrainOptions
+from sdtune.config.schema import TrainOptions
 from sdtune.train.method import ParamGroup
-from sdtune.train.optim import build_optimizer
+from sdtune.train.optim import group_rates, logged_rates, set_rates
 
 
-def test_a_group_has_its_own_weight_decay_or_the_common_one():
-    options = TrainOptions(steps=1, optimizer=OptimizerOptions(weight_decay=0.5))
-    groups = [
-        ParamGroup(name=name, part="unet", params={name: nn.Parameter(torch.ones(1))}, weight_decay=decay)
-        for name, decay in (("own", 0.0), ("common", None))
+def groups():
+    return [
+        ParamGroup(name="unet", part="unet", params={"a": nn.Parameter(torch.ones(1))}),
+        ParamGroup(
+            name="words", part="text_encoder", params={"b": nn.Parameter(torch.ones(1))}, lr="0.5:3, 0.25", stop=0.4
+        ),
     ]
-    assert [group["weight_decay"] for group in build_optimizer(groups, options).param_groups] == [0.0, 0.5]
+
+
+def test_each_step_has_the_rate_of_its_group_times_the_shape():
+    rates = [group_rates(group, TrainOptions(lr=0.1), steps=10) for group in groups()]
+    tables = [{"params": list(group.params.values()), "name": group.name} for group in groups()]
+    optimizer = torch.optim.SGD(tables, lr=1.0)
+    found = []
+    for step in range(6):
+        set_rates(optimizer, rates, lambda step: 1 - step / 10, step)
+        found.append(logged_rates(optimizer))
+    assert [rate["unet"] for rate in found] == [0.1 * (1 - step / 10) for step in range(6)]
+    assert [rate["words"] for rate in found] == [0.5, 0.45, 0.4, 0.25 * 0.7, 0, 0]
+
+
+def test_the_highest_rate_of_a_group_is_that_of_any_step():
+    assert [group_rates(group, TrainOptions(lr=0.1)).highest for group in groups()] == [0.1, 0.5]

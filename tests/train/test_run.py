@@ -95,7 +95,7 @@ def test_another_seed_gives_another_run(tmp_path, options):
 VARIANTS = {
     "plain": (),
     "accumulation": ("train.gradient_accumulation=2",),
-    "dropout and schedule": ("lora.dropout=0.1", "train.schedule.name=cosine", "train.schedule.warmup_steps=0"),
+    "dropout and schedule": ("lora.dropout=0.1", "train.schedule.name=cosine", "train.schedule.warmup=0.34"),
     "text encoder": ("lora.text_encoder=true",),
     "demo model": ("model.path=demo", "lora.text_encoder=true", "lora.conv_rank=2"),
     "8-bit": ("train.optimizer.name=adamw8bit", "lora.rank=64"),
