@@ -43,6 +43,9 @@ def trained_changes(model: DiffusionModel, *, is_whole: bool) -> dict[str, Chang
     Args:
         model: The model, in eval mode.
         is_whole: Give all weights; else those of layers with an adapter.
+
+    Returns:
+        Target to change. One that raises KeyError stands for a layer that a method replaced by one of its own kind.
     """
     found: dict[str, Change] = {}
     layers = dict(named_layers(model))
@@ -52,6 +55,8 @@ def trained_changes(model: DiffusionModel, *, is_whole: bool) -> dict[str, Chang
             found |= {f"{path}.weight": _adapted(layer)}
             if layer.bias is not None:
                 found |= {f"{path}.bias": _adapted_bias(layer)}
+        elif "weight" not in layer._parameters:  # a block, which no file names, or a change that tells no weights
+            found |= {f"{path}.{leaf}": _untold for leaf in ("weight", "bias")}
         elif is_whole and not path.startswith(inside):
             for leaf, parameter in layer.named_parameters(recurse=False):
                 found[f"{path}.{leaf}"] = _whole(parameter)
@@ -68,6 +73,10 @@ def _adapted_bias(layer: Adapter) -> Change:
         return bias if delta is None else bias + delta
 
     return change
+
+
+def _untold(weight: Tensor) -> Tensor:
+    raise KeyError("what stands in this layer's place does not tell its weight: answers alone are compared")
 
 
 def _whole(parameter: nn.Parameter) -> Change:
