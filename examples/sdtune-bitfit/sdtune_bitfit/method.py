@@ -18,6 +18,9 @@ class Shifted(Adapter):
     def delta_weight(self):
         return torch.zeros_like(self.weight, dtype=torch.float32)
 
+    def delta_bias(self):
+        return self.shift
+
 
 class BitFit(Method):
     kind = "lora"  # the folder of a webui

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from sdtune.formats.consumers import formulas
 
 if TYPE_CHECKING:
@@ -120,7 +122,13 @@ ROTATION = Algorithm(
     names=frozenset({"oft_blocks", "rescale", ALPHA}),
     delta=rotate,
 )
-ALGORITHMS = (LOW_RANK, HADAMARD, GAINS, KRONECKER, FULL, NORM, BILINEAR, ROTATION)
+BIAS = Algorithm(
+    needs=having("diff_b"),
+    names=frozenset({"diff_b"}),
+    delta=lambda weight, group: torch.zeros_like(weight),
+    bias="diff_b",
+)
+ALGORITHMS = (LOW_RANK, HADAMARD, GAINS, KRONECKER, FULL, NORM, BILINEAR, ROTATION, BIAS)
 
 
 def scale(algorithm: Algorithm, group: Group) -> float:

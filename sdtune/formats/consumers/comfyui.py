@@ -194,4 +194,5 @@ _ALGORITHMS = (
     replace(adapters.ROTATION, delta=_rotate),
     replace(adapters.NORM, needs=adapters.having("w_norm")),
     replace(adapters.FULL, delta=_full),
+    adapters.BIAS,
 )

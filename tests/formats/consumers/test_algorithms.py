@@ -65,6 +65,7 @@ CASES = {
         ("a1111", "comfyui"),
     ),
     "full": (ATTENTION, {"diff": draw(WIDTH, WIDTH, 1, 1), "diff_b": draw(WIDTH)}, ()),
+    "bias alone": (ATTENTION, {"diff_b": draw(WIDTH)}, ("a1111",)),
     "full, flat": (ATTENTION, {"diff": draw(WIDTH, WIDTH)}, ("comfyui",)),
     "norm": ("lora_unet_mid_block_resnets_0_norm1", {"w_norm": draw(WIDTH), "b_norm": draw(WIDTH)}, ()),
     "glora, old": (LINEAR, OLD | {"alpha": torch.tensor(4.0)}, ()),
@@ -93,7 +94,9 @@ def test_programs_go_wrong_where_they_do(case, open_base, certificate):
     assert {row.consumer for row, _ in made.faults()} == (set(wrong) if is_badly_made else set())
 
 
-@pytest.mark.parametrize("case", ["loha", "lokr", "gains", "full", "norm", "glora, old", "oft", "boft", "lora tucker"])
+@pytest.mark.parametrize(
+    "case", ["loha", "lokr", "gains", "full", "bias alone", "norm", "glora, old", "oft", "boft", "lora tucker"]
+)
 def test_kohya_and_diffusers_know_none_of_these(case, open_base, certificate):
     layer, tensors, _ = CASES[case]
     tensors = {f"{layer}.{name}": tensor for name, tensor in tensors.items()}
