@@ -137,6 +137,7 @@ def assert_trained_and_certified(run):
                 assert row["error"] is not None
 
 
+@pytest.mark.slow
 def test_a_model_is_told_apart_and_read_bit_for_bit(stored):
     name, form, options = stored
     model = opened(options)

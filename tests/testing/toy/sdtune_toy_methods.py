@@ -102,7 +102,7 @@ class Unreached(Toy):
 class Stuck(Toy):
     def attach(self, model: DiffusionModel, seed: int) -> list[ParamGroup]:
         down, up = super().attach(model, seed)
-        return [ParamGroup(name="down", part="unet", params=down.params, lr=0.0), up]
+        return [ParamGroup(name="down", part="unet", params=down.params, lr=1e-30), up]
 
 
 class Forgetful(Toy):
