@@ -16,6 +16,8 @@ from sdtune.testing.tiny import tiny_sd1
 from sdtune.train.inputs import open_source
 from sdtune.train.plan import make_plan
 
+pytestmark = pytest.mark.slow
+
 PLUGINS = [sdtune_lora]
 EVERYTHING = (
     "loss.type=huber",

@@ -92,6 +92,7 @@ def test_training_moves_what_is_trained_and_nothing_else(trained, model_path):
     assert not [name for name in still if name.startswith((UNET, TEXT))]
 
 
+@pytest.mark.slow
 def test_half_precision_stays_near_the_live_model(tmp_path, options, model_path, predict):
     run = train(PLUGINS, *options(tmp_path / "run", "save.dtype=fp16", "train.steps=1"))
     run.model.load("text_encoder")
@@ -116,12 +117,14 @@ def test_diffusers_opens_the_single_file(trained, predict):
     assert_same_answer(pipeline, trained, predict)
 
 
+@pytest.mark.slow
 def test_the_text_encoder_stays_as_it_is_by_default(tmp_path, options, model_path):
     run = train(PLUGINS, *options(tmp_path / "run", "train.steps=1"))
     before, after = load_file(model_path), load_file(exported(run))
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith((TEXT, VAE)))
 
 
+@pytest.mark.slow
 def test_bf16_trains_near_fp32(tmp_path, options):
     losses = {}
     for precision in ("fp32", "bf16"):
@@ -145,6 +148,7 @@ def test_resume_repeats_the_uninterrupted_run(tmp_path, options):
     assert len(checkpoints(whole)) == 1
 
 
+@pytest.mark.slow
 def test_the_text_encoder_stops_when_told_to(tmp_path, options):
     more = ("dreambooth.text_encoder=true", "dreambooth.text_encoder_stop=2", "save.every_steps=2", "save.keep=9")
     run = train(PLUGINS, *options(tmp_path / "run", *more))

@@ -14,6 +14,8 @@ from sdtune.models.open import open_model
 from sdtune.plugins import Registry
 from sdtune.testing.tiny import tiny_model
 
+pytestmark = pytest.mark.slow
+
 PROBE = Probe(captions=("a photo of zwx", "a red circle"), has_vae=True)
 OPEN = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}
 
