@@ -102,8 +102,3 @@ def _fits(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     down, up = shapes[DOWN], shapes[UP]
     is_product = len(down) in (2, 4) and len(down) == len(up) and up[1] == down[0] > 0
     return is_product and math.prod(shapes.get(ALPHA, ())) == 1
-
-
-def count_components(layers: Sequence[LowRank]) -> Mapping[str, int]:
-    """Count the layers of each component."""
-    return Counter(layer.component for layer in layers)

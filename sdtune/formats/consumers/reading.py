@@ -119,10 +119,6 @@ class BaseView:
         prefix = f"{part}."
         return [layer.removeprefix(prefix) for layer in self.layers if layer.startswith(prefix)]
 
-    def is_norm(self, layer: str) -> bool:
-        """Tell whether a layer is a LayerNorm or a GroupNorm."""
-        return len(self.layers[layer]["weight"]) == 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class File:
