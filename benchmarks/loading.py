@@ -84,7 +84,7 @@ def load(path: Path, into: str) -> None:
     """Load every part in this process, and print what it took."""
     import torch
 
-    from sdtune.config.schema import ModelOptions
+    from sdtune.config.model import ModelOptions
     from sdtune.models.open import open_model
     from sdtune.plugins import Registry
 

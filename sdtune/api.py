@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sdtune.config.base import Options
+from sdtune.config.model import ModelOptions
 from sdtune.config.rates import LearningRate, Stop
-from sdtune.config.schema import ModelOptions
 from sdtune.config.targets import TargetRule
 from sdtune.errors import ConfigError, DataError, ModelError, Problem, Problems, SdtuneError
 from sdtune.hookspecs import hookimpl

@@ -19,7 +19,7 @@ import sdtune_hypernetwork
 import sdtune_lora
 import sdtune_lycoris
 import sdtune_textual_inversion
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.models.architecture import FAMILIES
 from sdtune.models.open import open_model
 from sdtune.plugins import Registry

@@ -45,7 +45,7 @@ def verify(ctx: click.Context, file: Path, model: str, consumers: tuple[Consumer
 
 
 def _certify(file: Path, path: str, consumers: tuple[Consumer, ...], registry: Registry) -> Certificate:
-    from sdtune.config.schema import ModelOptions
+    from sdtune.config.model import ModelOptions
     from sdtune.errors import ConfigError, ModelError
     from sdtune.export.certificate import FAMILIES, READABLE, certify
     from sdtune.export.probe import Probe

@@ -17,7 +17,7 @@ from sdtune.data.types import Batch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sdtune.config.schema import DataOptions
+    from sdtune.config.data import DataOptions
     from sdtune.data.cache import LatentCache
     from sdtune.data.index import DataIndex
     from sdtune.data.sizes import SizeNumbers

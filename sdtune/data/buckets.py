@@ -13,7 +13,7 @@ from sdtune.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sdtune.config.schema import BucketOptions, DataOptions
+    from sdtune.config.data import BucketOptions, DataOptions
     from sdtune.data.types import ImageRecord
 
 SMALL_RESOLUTION_PX = 256

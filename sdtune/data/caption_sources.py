@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from sdtune.config.schema import DataOptions
+    from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
 
 MAX_CAPTION_BYTES = 8192

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdtune.config.schema import DataOptions
+from sdtune.config.data import DataOptions
 from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
 from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, has_entries, shorten, stem_key
 from sdtune.data.images import decode, read_header
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdtune.config.schema import SubsetOptions
+    from sdtune.config.data import SubsetOptions
     from sdtune.data.folders import Folder
     from sdtune.data.images import ImageHeader
     from sdtune.data.regularization import RegularizationSource

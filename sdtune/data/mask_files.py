@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from sdtune.config.schema import DataOptions
+    from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
     from sdtune.data.types import Size
 

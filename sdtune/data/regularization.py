@@ -14,7 +14,8 @@ from sdtune.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sdtune.config.schema import RegularizationOptions, SubsetOptions
+    from sdtune.config.data import SubsetOptions
+    from sdtune.config.regularization import RegularizationOptions
     from sdtune.data.types import ImageRecord, Subset
 
 PREFIX = "regularization/"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.config.schema import CacheOptions
+    from sdtune.config.data import CacheOptions
 
 SCHEMA_VERSION = "1"
 

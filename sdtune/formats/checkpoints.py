@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.errors import ConfigError
 from sdtune.formats.casting import cast_in_place, short_name
 from sdtune.formats.outputs import BytesOutput, Conversion, FolderOutput, TensorsOutput

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from sdtune.config.schema import ModelOptions
+    from sdtune.config.model import ModelOptions
     from sdtune.models.base import DiffusionModel
     from sdtune.specs import FamilySpec
 

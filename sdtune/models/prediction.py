@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from sdtune.config.schema import ModelOptions
+    from sdtune.config.model import ModelOptions
     from sdtune.models.architecture import SDFamily
     from sdtune.models.base import Prediction
     from sdtune.models.storage import StoredModel

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from sdtune.config.schema import GenerateOptions
+    from sdtune.config.regularization import GenerateOptions
     from sdtune.data.missing import MissingImage
     from sdtune.models.base import DiffusionModel
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from sdtune.config.schema import EmaOptions
+    from sdtune.config.train import EmaOptions
 
 
 class Ema:

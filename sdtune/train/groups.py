@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sdtune.config.optimizer import RateRule
-    from sdtune.config.schema import TrainOptions
+    from sdtune.config.train import TrainOptions
     from sdtune.train.method import ParamGroup
 
 

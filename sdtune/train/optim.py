@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
-    from sdtune.config.schema import TrainOptions
+    from sdtune.config.train import TrainOptions
     from sdtune.train.method import ParamGroup
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sdtune.config.optimizer import OptimizerOptions
     from sdtune.config.optimizers import ArgValue, OptimizerEntry
-    from sdtune.config.schema import TrainOptions
+    from sdtune.config.train import TrainOptions
     from sdtune.train.method import ParamGroup
 
 _FUSED_DEVICES = {"cpu", "cuda"}

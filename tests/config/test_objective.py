@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
+from sdtune.config.data import DataOptions
 from sdtune.config.objective import LossOptions, NoiseOptions, TimestepOptions
-from sdtune.config.schema import DataOptions
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sdtune.config.schema import DataOptions, SubsetOptions
+from sdtune.config.data import DataOptions, SubsetOptions
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sdtune.config.schema import BucketOptions, DataOptions
+from sdtune.config.data import BucketOptions, DataOptions
 from sdtune.data.buckets import (
     bucket_limits,
     bucket_sizes,

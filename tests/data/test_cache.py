@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdtune.config.schema import DataOptions
+from sdtune.config.data import DataOptions
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.buckets import place_images
 from sdtune.data.cache import LatentCache, encode_each

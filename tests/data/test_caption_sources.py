@@ -2,7 +2,7 @@ import codecs
 
 import pytest
 
-from sdtune.config.schema import DataOptions, SubsetOptions
+from sdtune.config.data import DataOptions, SubsetOptions
 from sdtune.data.index import build_index
 from sdtune.errors import ConfigError, DataError
 from sdtune.testing.images import write_images

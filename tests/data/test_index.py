@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sdtune.config.schema import DataOptions, SubsetOptions
+from sdtune.config.data import DataOptions, SubsetOptions
 from sdtune.data.images import decode
 from sdtune.data.index import build_index, verify_pixels
 from sdtune.errors import ConfigError, DataError

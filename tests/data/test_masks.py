@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdtune.config.schema import DataOptions
+from sdtune.config.data import DataOptions
 from sdtune.data.buckets import place
 from sdtune.data.cache import LatentItem
 from sdtune.data.index import build_index

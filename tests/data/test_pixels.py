@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdtune.config.schema import DataOptions
+from sdtune.config.data import DataOptions
 from sdtune.data.buckets import place
 from sdtune.data.images import decode
 from sdtune.data.index import build_index

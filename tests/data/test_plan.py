@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from sdtune.config.schema import DataOptions
+from sdtune.config.data import DataOptions
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
 from sdtune.data.plan import batches_per_epoch, plan_epoch

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdtune.config.schema import DataOptions, RegularizationOptions
+from sdtune.config.data import DataOptions
+from sdtune.config.regularization import RegularizationOptions
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index

@@ -2,7 +2,8 @@ from collections import Counter
 
 import pytest
 
-from sdtune.config.schema import DataOptions, RegularizationOptions
+from sdtune.config.data import DataOptions
+from sdtune.config.regularization import RegularizationOptions
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
 from sdtune.data.plan import batches_per_epoch, count_visits, plan_epoch

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.export.writer import write_tensors
 from sdtune.formats.describe.document import describe
 from sdtune.formats.describe.lines import short_bytes, short_number, to_rows

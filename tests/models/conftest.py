@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.models import builtin, libraries
 from sdtune.models.open import open_model
 from sdtune.testing.tiny import tiny_sd1

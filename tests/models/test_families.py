@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.errors import ModelError
 from sdtune.models.base import Conditioning
 from sdtune.testing.models import open_tiny
@@ -175,7 +175,7 @@ def test_unlike_numbers_of_vectors_for_two_text_encoders_are_refused(paths):
 
 @pytest.mark.parametrize(("family", "clip_skip"), [("sd2", 1), ("sdxl", 3)])
 def test_a_layer_that_is_not_there_or_never_used_is_refused(paths, family, clip_skip):
-    from sdtune.config.schema import ModelOptions
+    from sdtune.config.model import ModelOptions
     from sdtune.errors import ModelError
     from sdtune.models.architecture import FAMILIES as DATA
     from sdtune.models.base import ModelSource

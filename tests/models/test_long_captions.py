@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.models.open import open_model
 
 SHORT, LONG = "a red dog", ", ".join(["a photo of a cat"] * 30)  # LONG: 179 tokens

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.open import model_name, open_model, resolve_path
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.errors import ModelError
 from sdtune.models.prediction import Claim, decide, gather_claims, guess_from_bias
 

@@ -96,7 +96,7 @@ def test_a_full_sized_tokenizer_is_kept_and_found(tmp_path, model):
 def test_a_tokenizer_larger_than_the_text_encoder_is_told(tmp_path, tiny_file, registry):
     import torch
 
-    from sdtune.config.schema import ModelOptions
+    from sdtune.config.model import ModelOptions
     from sdtune.models.open import open_model
 
     bigger = write_tokenizer(tmp_path / "bigger", words=[*WORDS, "elephant"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.errors import ModelError
 from sdtune.models.architecture import FAMILIES
 from sdtune.models.base import ModelSource

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.errors import ModelError
 
 

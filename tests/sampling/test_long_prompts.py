@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.data.types import Size
 from sdtune.models.architecture import FAMILIES
 from sdtune.models.base import ModelSource

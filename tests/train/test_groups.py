@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sdtune.config.schema import RateRule, TrainOptions
+from sdtune.config.optimizer import RateRule
+from sdtune.config.train import TrainOptions
 from sdtune.errors import ConfigError
 from sdtune.testing.models import open_tiny
 from sdtune.train.groups import freeze_groups, split_groups

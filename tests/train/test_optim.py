@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from sdtune.config.schema import TrainOptions
+from sdtune.config.train import TrainOptions
 from sdtune.train.method import ParamGroup
 from sdtune.train.optim import group_rates, logged_rates, set_rates
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from sdtune.config.optimizer import OptimizerOptions, ScheduleOptions
 from sdtune.config.optimizers import OPTIMIZERS
-from sdtune.config.schema import EmaOptions, OptimizerOptions, ScheduleOptions, TrainOptions
+from sdtune.config.train import EmaOptions, TrainOptions
 from sdtune.errors import ConfigError, PlatformError
 from sdtune.train.method import ParamGroup
 from sdtune.train.optim import group_rates, logged_rates, set_rates

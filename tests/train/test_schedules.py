@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers.optimization
 
-from sdtune.config.schema import ScheduleOptions
+from sdtune.config.optimizer import ScheduleOptions
 from sdtune.errors import ConfigError
 from sdtune.train.schedules import make_shape
 

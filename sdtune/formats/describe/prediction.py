@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.errors import ModelError
 from sdtune.models.architecture import FAMILIES
 from sdtune.models.prediction import TELLING_BIAS, decide, gather_claims, guess_from_bias

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdtune.config.schema import ModelOptions
+from sdtune.config.model import ModelOptions
 from sdtune.export.certificate import certify
 from sdtune.export.probe import Probe, ask
 from sdtune.formats.consumers.reading import open_file
