@@ -16,9 +16,9 @@ from sdtune.train.objective import Objective
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest import MonkeyPatch
+    import pytest
 
-    Patch = Callable[[MonkeyPatch], None]
+    Patch = Callable[[pytest.MonkeyPatch], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 STEPS = 6
 PLUGINS = (sdtune_dreambooth, sdtune_hypernetwork, sdtune_lora, sdtune_lycoris, sdtune_textual_inversion)
 
-# Relative. Between machines the order of sums in float32 differs: other kernels, vector widths, numbers of threads. With
+# Relative. Between machines the order of sums in float32 differs: other kernels, vector widths, thread counts. With
 # SSE, AVX2 and AVX-512 kernels, one thread and two, no number was further off than 1.1e-6 (`make.py --spread`).
 TOLERANCE = 2e-5
 
@@ -189,8 +189,8 @@ def record(case: Case, folder: Path, *changes: str) -> dict[str, object]:
         changes: Further overrides.
     """
     recorder, number = Recorder(), len(list(folder.glob("run-*")))
-    # In 64 px the last level of SD1 and SD2 is one pixel: their norms have two numbers to a group there, and give little
-    # but a sign, whose gradient is endless where they are equal. Rounding then changes everything.
+    # In 64 px the last level of SD1 and SD2 is one pixel: their norms have two numbers to a group there, and give
+    # little but a sign, whose gradient is endless where they are equal. Rounding then changes everything.
     paths = (
         f"data.resolution={64 if case.family == 'sdxl' else 96}",
         f"model.path={write_model(case.family, folder)}",
