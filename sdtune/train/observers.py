@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ class StepReport:
         metrics: The method's own numbers.
         seconds: Wall time of the step.
         images_seen: Samples trained on so far.
+        sample_ids: What the step trained on.
     """
 
     step: int
@@ -46,6 +48,7 @@ class StepReport:
     metrics: Mapping[str, float]
     seconds: float
     images_seen: int
+    sample_ids: tuple[str, ...] = ()
 
 
 class Observer:
@@ -109,8 +112,9 @@ class MetricsObserver(Observer):
             **{f"loss/{name}": value for name, value in report.terms.items()},
             **report.metrics,
         }
+        plain = {name: value if math.isfinite(value) else None for name, value in line.items()}  # JSON has no infinity
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(plain) + "\n")
 
 
 class TensorBoardObserver(Observer):

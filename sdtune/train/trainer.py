@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 
-from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
+from sdtune.errors import ConfigError, OutOfMemoryError, StoppedError
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.gradients import Gradients
+from sdtune.train.numerics import check_weights, refuse_step
 from sdtune.train.observers import ObserverGroup, StepReport
 from sdtune.train.update import Update
 
@@ -108,6 +109,7 @@ class Trainer:
             ) from error
         finally:
             self._notify("on_end")
+            self._update.tell_skipped(self.step)
         if self.step < self.run.timetable.steps:
             self.save()
             raise StoppedError(
@@ -116,7 +118,13 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write a checkpoint of the state after the last step."""
+        """Write a checkpoint of the state after the last step.
+
+        Raises:
+            NumericsError: There are weights that are not finite.
+            PlatformError: The disk is full or cannot be written.
+        """
+        check_weights(self.run.parameters(), self.step)
         packed = self._update.packed()
         position = Position(
             step=self.step,
@@ -156,11 +164,9 @@ class Trainer:
         self.run.method.before_step(self.run.model, self.step + 1)
         lrs = self._update.prepare(self.step)
         result = self._gradients.compute(self.step)
-        loss = float(result.loss)
-        self._check_finite("loss", loss, result)
-        grad_norm = self._update.clip()
-        if not self._update.skips_overflow:
-            self._check_finite("gradient norm", grad_norm, result)
+        loss, grad_norm = float(result.loss), self._update.measure()
+        self._check_finite(loss, grad_norm, result)
+        self._update.clip(grad_norm)
         self._update.apply(self.step + 1)
         self.step += 1
         self._images_seen += len(result.sample_ids)
@@ -174,20 +180,21 @@ class Trainer:
                 terms={name: float(value) for name, value in result.terms.items()},
                 lrs=lrs,
                 grad_norm=grad_norm,
-                metrics=self.run.method.metrics(),
+                metrics={**self.run.method.metrics(), **self._update.metrics()},
                 seconds=time.perf_counter() - started,
                 images_seen=self._images_seen,
+                sample_ids=result.sample_ids,
             )
             self._observers.notify("on_step", self.run, report)
 
-    def _check_finite(self, what: str, value: float, result: StepResult) -> None:
-        if math.isfinite(value):
-            return
-        shown = ", ".join(result.sample_ids[:5])
-        raise NumericsError(
-            f"the {what} of step {self.step + 1} is {value}; trained on {shown}",
-            hint="lower train.lr, or use train.precision=bf16 or fp32; the last good checkpoint is kept",
-        )
+    def _check_finite(self, loss: float, grad_norm: float, result: StepResult) -> None:
+        step, skipped = self.step + 1, self._update.skipped_in_a_row
+        if not math.isfinite(loss):
+            raise refuse_step(self.run, step, result, f"the loss of step {step} is {loss}", save=self.save)
+        if not math.isfinite(grad_norm) and not self._update.tolerates_overflow:
+            row = f", after {skipped} steps passed over in a row" if skipped else ""
+            problem = f"the gradient norm of step {step} is {grad_norm}{row}"
+            raise refuse_step(self.run, step, result, problem, save=self.save)
 
     def _after_step(self) -> None:
         options = self.run.options
