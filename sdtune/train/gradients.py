@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
+    from sdtune.data.types import BatchPlan
     from sdtune.train.inputs import InputSource
     from sdtune.train.run import Run
     from sdtune.train.step import StepInputs
@@ -77,6 +78,15 @@ class Gradients:
             losses=torch.cat(losses),
             timesteps=torch.cat(timesteps),
         )
+
+    def rehearse(self, epoch: int, batch: BatchPlan) -> None:
+        """Do forward and backward of a batch for their memory alone; no parameter gets a gradient."""
+        inputs = self._source.inputs(epoch, batch)
+        self._source.drawer.seed_layers(epoch, [visit.sample_id for visit in batch.visits])
+        trained = [parameter for parameter in self._run.parameters().values() if parameter.requires_grad]
+        with self._accelerator.no_sync(self._module):
+            losses, _ = self._module(inputs)
+            torch.autograd.grad(losses.sum(), trained, allow_unused=True)
 
     def _micro_step(self, inputs: StepInputs, count: int, *, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of one batch; its losses are divided by the samples of the whole step."""

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdtune.errors import is_out_of_memory
 from sdtune.files import write_text
 
 if TYPE_CHECKING:
@@ -78,9 +79,14 @@ class ObserverGroup:
         for observer in tuple(self._observers):
             try:
                 getattr(observer, event)(*args)
-            except Exception:  # an observer never ends a run (design 3)
-                logger.exception("%s failed in %s and is switched off", type(observer).__name__, event)
+            except Exception as error:  # an observer never ends a run (design 3)
                 self._observers.remove(observer)
+                name = type(observer).__name__
+                if is_out_of_memory(error):
+                    logger.warning("memory is used up by %s; it is switched off, the training goes on", name)
+                else:
+                    logger.exception("%s failed in %s and is switched off", name, event)
+                continue
 
 
 class MetricsObserver(Observer):

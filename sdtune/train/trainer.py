@@ -8,12 +8,14 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
 from accelerate import Accelerator
 
-from sdtune.errors import ConfigError, OutOfMemoryError, StoppedError
+from sdtune.errors import ConfigError, StoppedError
+from sdtune.train.advice import training_hint
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
+from sdtune.train.dry import describe_step, rehearse, rehearses
 from sdtune.train.gradients import Gradients
+from sdtune.train.memory import memory_told
 from sdtune.train.numerics import check_weights, refuse_step
 from sdtune.train.observers import ObserverGroup, StepReport
 from sdtune.train.update import Update
@@ -97,16 +99,14 @@ class Trainer:
             OutOfMemoryError: The device's memory is used up.
         """
         last = self.run.timetable.steps if stop_after is None else min(self.run.timetable.steps, self.step + stop_after)
+        if self.step < last and rehearses(self.run):
+            rehearse(self.run, self._source, self._gradients, self._update, self.step)
         self._notify("on_start")
         try:
-            while self.step < last and not self._stop.is_raised:
-                self._one_step()
-                self._after_step()
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"memory is used up in step {self.step + 1}",
-                hint="try train.gradient_checkpointing=true, a smaller train.batch_size, or a smaller data.resolution",
-            ) from error
+            with memory_told(self._place, lambda: training_hint(self.run)):
+                while self.step < last and not self._stop.is_raised:
+                    self._one_step()
+                    self._after_step()
         finally:
             self._notify("on_end")
             self._update.tell_skipped(self.step)
@@ -158,6 +158,9 @@ class Trainer:
     def _notify(self, event: str) -> None:
         with self.shown_weights():
             self._observers.notify(event, self.run, self.step)
+
+    def _place(self) -> str:
+        return f"in step {self.step + 1}, {describe_step(self.run, self._source, self.step)}"
 
     def _one_step(self) -> None:
         started = time.perf_counter()

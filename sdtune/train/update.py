@@ -80,6 +80,13 @@ class Update:
         """Give numbers to log."""
         return {"skipped_steps": self.skipped} if self._scaler.is_enabled() else {}
 
+    @property
+    def pending_bytes(self) -> int:
+        """How much the optimizer will take in its first step, where that is known; 0 when it has its state."""
+        if self._optimizer.state or not isinstance(self._optimizer, torch.optim.Adam | torch.optim.AdamW):
+            return 0
+        return sum(2 * parameter.numel() * parameter.element_size() for parameter in self._parameters.values())
+
     def tell_skipped(self, step: int) -> None:
         """Say how many of `step` steps were passed over, if any were."""
         if self.skipped:

@@ -124,7 +124,7 @@ def test_f27_weights_that_are_not_finite_are_never_saved(tmp_path, small_run):
                     next(iter(run.parameters().values())).fill_(torch.nan)
 
     plugins = [*PLUGINS, Watcher(Spoil())]
-    with pytest.raises(NumericsError, match="step 6 left weights that are not finite in unet.down_blocks.0"):
+    with pytest.raises(NumericsError, match=r"step 6 left weights that are not finite in unet\.down_blocks\.0"):
         train(plugins, *small_run(tmp_path / "run", "save.every_steps=5"))
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000005"]
 
@@ -165,7 +165,7 @@ def test_f28_a_run_with_overflows_resumes_to_the_last_bit(tmp_path, small_run, l
 
 def test_f28_twenty_five_overflows_in_a_row_end_the_run(tmp_path, small_run, half_on_the_cpu):
     plugins = [*PLUGINS, Watcher(InfiniteGradients(set(range(1, 99))))]
-    with pytest.raises(NumericsError, match="step 25 is (inf|nan), after 24 steps passed over in a row.*precision"):
+    with pytest.raises(NumericsError, match=r"step 25 is (inf|nan), after 24 steps passed over in a row.*precision"):
         train(plugins, *small_run(tmp_path / "run", *FP16, "train.steps=40"))
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000024"]
 
