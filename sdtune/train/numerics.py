@@ -14,16 +14,18 @@ from sdtune.files import write_text
 from sdtune.train.checkpoint import list_checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
 
     from sdtune.train.gradients import StepResult
     from sdtune.train.run import Run
+    from sdtune.train.update import Update
 
 logger = logging.getLogger(__name__)
 _SHOWN = 3
+_FEWEST_LOSSES = 10  # before an average says what is usual
 
 
 def block_of(name: str) -> str:
@@ -57,42 +59,69 @@ def check_weights(parameters: Mapping[str, nn.Parameter], step: int) -> None:
     if not all_finite(parameters):
         bad = {block_of(name): None for name, parameter in parameters.items() if not parameter.isfinite().all()}
         raise NumericsError(
-            f"step {step} left weights that are not finite in {_listed(list(bad))}; they are not saved",
+            f"step {step} left weights that are not finite in {listed(list(bad))}; they are not saved",
             hint="lower train.lr, then start again",
         )
 
 
-def refuse_step(
-    run: Run,
-    step: int,
-    result: StepResult,
-    problem: str,
-    *,
-    save: Callable[[], None],
-    kind: Literal["nonfinite", "spike"] = "nonfinite",
-) -> NumericsError:
-    """Write down what is known of step `step`, counted from 1, save the state before it, and give the error to raise.
-
-    Nothing of the step may have touched parameters, optimizer or averages; its gradients are not clipped yet.
+class StepGuard:
+    """Looks at each step between its gradients and its update.
 
     Args:
         run: The run.
-        step: The step that is refused.
-        result: Its losses.
-        problem: What is wrong with it, e.g. `the loss of step 5 is nan`.
-        save: Saves the state after the step before.
-        kind: First word of the report's name.
+        update: Tells whether an overflow would be passed over.
+        save: Saves the state after the last step.
     """
-    norms = block_norms(run.parameters())
-    path = _write_report(run, step, result, norms, kind)
-    losses = dict(zip(result.sample_ids, result.losses.tolist(), strict=True))
-    guilty = [sample for sample, loss in losses.items() if not math.isfinite(loss)]
-    blocks = [block for block, norm in norms.items() if not math.isfinite(norm)]
-    parts = [problem, f"from {_listed(guilty)}" if guilty else f"trained on {_listed(list(losses))}"]
-    if blocks:
-        parts.append(f"gradients are not finite in {_listed(blocks)}")
-    parts += [_kept(run, step, save), f"details in {path.name}"]
-    return NumericsError("; ".join(parts), where=str(run.folder.path), hint=_remedy(run))
+
+    def __init__(self, run: Run, update: Update, save: Callable[[], None]) -> None:
+        self._run = run
+        self._update = update
+        self._save = save
+
+    def check(self, step: int, result: StepResult, grad_norm: float, *, average: float, losses: float) -> None:
+        """Refuse step `step`, counted from 1, where it is not finite, and name the samples of a loss that jumps.
+
+        A refused step has touched neither parameters nor optimizer nor averages. What is known of it is written into
+        the run folder, and the state before it is saved.
+
+        Args:
+            step: The step.
+            result: Its losses.
+            grad_norm: The norm of its gradients, which are not clipped yet.
+            average: The running average of the losses before it.
+            losses: How many these were, about.
+
+        Raises:
+            NumericsError: With step, samples and blocks.
+        """
+        loss, skipped = float(result.loss), self._update.skipped_in_a_row
+        if not math.isfinite(loss):
+            raise self._refuse(step, result, f"the loss of step {step} is {loss}")
+        if not math.isfinite(grad_norm) and not self._update.tolerates_overflow:
+            row = f", after {skipped} steps passed over in a row" if skipped else ""
+            raise self._refuse(step, result, f"the gradient norm of step {step} is {grad_norm}{row}")
+        watch = self._run.options.watch
+        if losses >= _FEWEST_LOSSES and loss > watch.loss_spike * average > 0:
+            problem = f"the loss of step {step} is {loss:.3g}, {loss / average:.0f} times the average"
+            if watch.stop_on_spike:
+                raise self._refuse(step, result, problem, kind="spike")
+            logger.warning("%s; trained on %s", problem, listed(result.sample_ids))
+
+    def _refuse(
+        self, step: int, result: StepResult, problem: str, kind: Literal["nonfinite", "spike"] = "nonfinite"
+    ) -> NumericsError:
+        """Write the report, save, and give the error to raise."""
+        run = self._run
+        norms = block_norms(run.parameters())
+        path = _write_report(run, step, result, norms, kind)
+        losses = dict(zip(result.sample_ids, result.losses.tolist(), strict=True))
+        guilty = [sample for sample, loss in losses.items() if not math.isfinite(loss)]
+        blocks = [block for block, norm in norms.items() if not math.isfinite(norm)]
+        parts = [problem, f"from {listed(guilty)}" if guilty else f"trained on {listed(list(losses))}"]
+        if blocks:
+            parts.append(f"gradients are not finite in {listed(blocks)}")
+        parts += [_kept(run, step, self._save), f"details in {path.name}"]
+        return NumericsError("; ".join(parts), where=str(run.folder.path), hint=_remedy(run))
 
 
 def _kept(run: Run, step: int, save: Callable[[], None]) -> str:
@@ -131,6 +160,7 @@ def _number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Give the first three names, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

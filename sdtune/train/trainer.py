@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,15 +15,15 @@ from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.dry import describe_step, rehearse, rehearses
 from sdtune.train.gradients import Gradients
 from sdtune.train.memory import memory_told
-from sdtune.train.numerics import check_weights, refuse_step
+from sdtune.train.numerics import StepGuard, check_weights
 from sdtune.train.observers import ObserverGroup, StepReport
 from sdtune.train.update import Update
+from sdtune.train.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from sdtune.train.gradients import StepResult
     from sdtune.train.inputs import InputSource
     from sdtune.train.observers import Observer
     from sdtune.train.run import ExportedFile, Run
@@ -46,12 +45,17 @@ class LossAverage:
     total: float = 0.0
     weight: float = 0.0
 
+    @property
+    def value(self) -> float:
+        """The average; 0 without any loss."""
+        return self.total / self.weight if self.weight else 0.0
+
     def add(self, loss: float) -> float:
         """Take in a loss and give the average."""
         keep = 1 - 1 / _AVERAGE_STEPS
         self.total = self.total * keep + loss
         self.weight = self.weight * keep + 1
-        return self.total / self.weight
+        return self.value
 
 
 class Trainer:
@@ -66,12 +70,14 @@ class Trainer:
         self.step = 0
         self._source = source
         self._stop = stop
-        self._observers = ObserverGroup(observers)
+        self._watch = Watch(run)
+        self._observers = ObserverGroup([*observers, self._watch])
         self._accelerator = Accelerator(mixed_precision="no", device_placement=False, cpu=run.device.type == "cpu")
         if self._accelerator.num_processes > 1:
             raise ConfigError("training in several processes is not supported yet", hint="start one process")
         self._update = Update(run)
         self._gradients = Gradients(run, source, self._accelerator, self._update)
+        self._guard = StepGuard(run, self._update, self.save)
         self._average = LossAverage()
         self._images_seen = 0
 
@@ -166,11 +172,13 @@ class Trainer:
         started = time.perf_counter()
         self.run.method.before_step(self.run.model, self.step + 1)
         lrs = self._update.prepare(self.step)
+        self._watch.before(self.step + 1)
         result = self._gradients.compute(self.step)
         loss, grad_norm = float(result.loss), self._update.measure()
-        self._check_finite(loss, grad_norm, result)
+        self._guard.check(self.step + 1, result, grad_norm, average=self._average.value, losses=self._average.weight)
         self._update.clip(grad_norm)
-        self._update.apply(self.step + 1)
+        self._watch.see_gradients()
+        self._watch.after(is_applied=self._update.apply(self.step + 1))
         self.step += 1
         self._images_seen += len(result.sample_ids)
         average = self._average.add(loss)
@@ -183,21 +191,12 @@ class Trainer:
                 terms={name: float(value) for name, value in result.terms.items()},
                 lrs=lrs,
                 grad_norm=grad_norm,
-                metrics={**self.run.method.metrics(), **self._update.metrics()},
+                metrics={**self.run.method.metrics(), **self._update.metrics(), **self._watch.metrics()},
                 seconds=time.perf_counter() - started,
                 images_seen=self._images_seen,
                 sample_ids=result.sample_ids,
             )
             self._observers.notify("on_step", self.run, report)
-
-    def _check_finite(self, loss: float, grad_norm: float, result: StepResult) -> None:
-        step, skipped = self.step + 1, self._update.skipped_in_a_row
-        if not math.isfinite(loss):
-            raise refuse_step(self.run, step, result, f"the loss of step {step} is {loss}", save=self.save)
-        if not math.isfinite(grad_norm) and not self._update.tolerates_overflow:
-            row = f", after {skipped} steps passed over in a row" if skipped else ""
-            problem = f"the gradient norm of step {step} is {grad_norm}{row}"
-            raise refuse_step(self.run, step, result, problem, save=self.save)
 
     def _after_step(self) -> None:
         options = self.run.options

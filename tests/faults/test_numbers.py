@@ -1,6 +1,7 @@
 """Numbers that are not finite, and losses that jump (fault rows F27, F28, F29, F31)."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -106,6 +107,7 @@ def test_f27_an_infinite_gradient_is_not_hidden_by_clipping_elements(tmp_path, s
         train(plugins, *small_run(tmp_path / "run", "train.max_grad_value=1"))
 
 
+@pytest.mark.slow
 def test_f27_a_run_stopped_by_nan_goes_on_as_if_it_had_not_been(tmp_path, small_run, distort, monkeypatch):
     train(PLUGINS, *small_run(tmp_path / "straight"))
     with monkeypatch.context():
@@ -163,6 +165,7 @@ def test_f28_a_run_with_overflows_resumes_to_the_last_bit(tmp_path, small_run, l
     assert same(weights(tmp_path / "straight"), weights(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_f28_twenty_five_overflows_in_a_row_end_the_run(tmp_path, small_run, half_on_the_cpu):
     plugins = [*PLUGINS, Watcher(InfiniteGradients(set(range(1, 99))))]
     with pytest.raises(NumericsError, match=r"step 25 is (inf|nan), after 24 steps passed over in a row.*precision"):
@@ -186,3 +189,26 @@ def test_f29_every_picture_that_the_vae_cannot_encode_is_named(tmp_path, small_r
         train(PLUGINS, *small_run(tmp_path / "run", "data.cache.latents=disk", f"data.cache.dir={cache}"))
     assert [problem.message.rpartition("/")[2] for problem in found.value.problems] == ["00.png", "02.png", "03.png"]
     assert len([path for path in cache.rglob("*") if path.is_file()]) == 1
+
+
+SPIKE = ("train.steps=13", "train.lr=1e-6")
+
+
+def test_f31_a_loss_a_hundred_times_the_usual_names_its_images(tmp_path, small_run, distort, logged, caplog):
+    distort({12: torch.tensor(1e4)})
+    train(PLUGINS, *small_run(tmp_path / "run", *SPIKE))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert re.fullmatch(r"the loss of step 12 is \S+, \d{4,5} times the average; trained on 0\d\.png#0", warnings[0])
+    assert warnings[0] in (tmp_path / "run" / "log.txt").read_text()
+    assert logged(tmp_path / "run", "step")[-1] == 13
+
+
+def test_f31_a_run_that_is_to_stop_at_a_spike_keeps_the_step_before(tmp_path, small_run, distort):
+    distort({12: torch.tensor(1e4)})
+    with pytest.raises(
+        NumericsError, match=r"the loss of step 12 is .* times the average; .*state of step 11 is saved"
+    ):
+        train(PLUGINS, *small_run(tmp_path / "run", *SPIKE, "watch.stop_on_spike=true"))
+    assert (tmp_path / "run" / "spike-step-12.json").exists()
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000011"]
