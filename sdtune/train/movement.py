@@ -99,8 +99,8 @@ class _GroupMovement:
         if all(parameter.grad is None for parameter in self._parameters):
             self._gradients = torch.zeros_like(self._before)
             return
-        peaks = [_peak(parameter) for parameter in self._parameters]
-        self._has_gradient |= torch.stack(peaks) > 0
+        bounds = torch.stack([bound for parameter in self._parameters for bound in _bounds(parameter)])
+        self._has_gradient |= (bounds != 0).view(-1, 2).any(1)
         self._gradients = self._sampled(_sampled_gradient)
 
     def end(self) -> Tensor:
@@ -152,8 +152,10 @@ def _sampled_gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(_sample(parameter)) if parameter.grad is None else _sample(parameter.grad)
 
 
-def _peak(parameter: nn.Parameter) -> Tensor:
-    """Give the largest |g|; 1 for a parameter that is frozen, so that nobody misses its gradient."""
+def _bounds(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+    """Give the lowest and highest element of a gradient; ones for a frozen parameter, since nobody misses its own."""
     if parameter.grad is None:
-        return torch.full((), float(not parameter.requires_grad), device=parameter.device)
-    return torch.linalg.vector_norm(parameter.grad, torch.inf).float()
+        bound = torch.full((), float(not parameter.requires_grad), device=parameter.device)
+        return bound, bound
+    lowest, highest = torch.aminmax(parameter.grad)  # on a CPU an infinity norm takes ten times as long
+    return lowest.float(), highest.float()
