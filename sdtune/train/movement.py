@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sdtune.train.method import ParamGroup
 
-_SAMPLES = 4096  # of each parameter, evenly spaced: a copy of all values would double a large model
+_SAMPLES = 1024  # of each parameter, evenly spaced: a copy of all values would double a large model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
