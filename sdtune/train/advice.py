@@ -128,15 +128,21 @@ def _harmless(options: CoreOptions, sizes: Sizes) -> Iterator[Remedy]:
     """Give what costs time at most, and no quality."""
     train, data = options.train, options.data
     if not train.gradient_checkpointing:
-        yield Remedy(changes={"train.gradient_checkpointing": "true"}, effect="most of the activations; a third slower")
+        yield Remedy(changes={"train.gradient_checkpointing": "true"}, effect="saves most activations, a third slower")
     if data.cache.latents == "off":
-        yield Remedy(changes={"data.cache.latents": "disk"}, effect="the VAE leaves", saving_bytes=sizes.vae_bytes)
+        yield Remedy(
+            changes={"data.cache.latents": "disk"}, effect="without the VAE in memory", saving_bytes=sizes.vae_bytes
+        )
     if data.cache.text == "off" and not (sizes.trains_text or data.shuffle_tags or data.tag_dropout):
-        yield Remedy(changes={"data.cache.text": "ram"}, effect="text encoders leave", saving_bytes=sizes.text_bytes)
+        yield Remedy(
+            changes={"data.cache.text": "ram"},
+            effect="without the text encoder in memory",
+            saving_bytes=sizes.text_bytes,
+        )
     if (count := train.batch_size) > 1:
         batches = train.gradient_accumulation * 2
         changes = {"train.batch_size": str(-(-count // 2)), "train.gradient_accumulation": str(batches)}
-        yield Remedy(changes=changes, effect="about half of the activations, as many images a step")
+        yield Remedy(changes=changes, effect="saves half of the activations, with as many images a step")
 
 
 def _costly(options: CoreOptions, sizes: Sizes) -> Iterator[Remedy]:
@@ -144,7 +150,7 @@ def _costly(options: CoreOptions, sizes: Sizes) -> Iterator[Remedy]:
     train = options.train
     if sizes.is_fp32:
         half = (sizes.unet_bytes + sizes.text_bytes + sizes.vae_bytes) // 2
-        yield Remedy(changes={"train.precision": "bf16"}, effect="and half of the activations", saving_bytes=half)
+        yield Remedy(changes={"train.precision": "bf16"}, effect="and about half of the activations", saving_bytes=half)
     saved = (_ADAM - _ADAM_8BIT) * sizes.trained
     if train.optimizer.name == "adamw" and saved >= 16 * _LEAST_BYTES:
         changes = {"train.optimizer.name": "adamw8bit"}
@@ -159,7 +165,7 @@ def _smaller_pictures(options: CoreOptions) -> Iterator[Remedy]:
         sides = (_rounded(width * share), _rounded(height * share))
         size = f"{sides[0]}x{sides[1]}" if width != height else str(sides[0])
         left = sides[0] * sides[1] / (width * height)
-        yield Remedy(changes={"data.resolution": size}, effect=f"activations of {left:.0%} of the size")
+        yield Remedy(changes={"data.resolution": size}, effect=f"saves {1 - left:.0%} of the activations")
 
 
 def _rounded(side: float) -> int:

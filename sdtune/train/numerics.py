@@ -138,8 +138,8 @@ def _kept(run: Run, step: int, save: Callable[[], None]) -> str:
 
 
 def _remedy(run: Run) -> str:
-    precision = "" if run.options.train.precision == "fp32" else ", or train.precision=fp32"
-    return f"lower train.lr{precision}; look at the images it names"
+    precision = "" if run.model.source.dtype == torch.float32 else ", or use train.precision=fp32"
+    return f"lower train.lr{precision}, or look for what is wrong with these images"
 
 
 def _write_report(run: Run, step: int, result: StepResult, norms: Mapping[str, float], kind: str) -> Path:

@@ -12,6 +12,7 @@ from sdtune.testing.runner import command, train
 from sdtune.train.step import TrainStep
 
 PLUGINS = [sdtune_lora]
+pytestmark = pytest.mark.slow
 NO_MEMORY = {
     "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
@@ -54,6 +55,12 @@ def test_f30_caches_without_memory_name_what_makes_them_smaller(tmp_path, small_
     settings = r"data\.cache\.vae_batch_size=1 .*train\.precision=bf16 .*data\.resolution=48 "
     with pytest.raises(OutOfMemoryError, match=rf"while captions and images are encoded; try {settings}"):
         train(PLUGINS, *small_run(tmp_path / "run", "data.cache.vae_batch_size=4"))
+
+
+def test_f30_memory_used_up_elsewhere_has_the_same_exit_code(tmp_path, small_run, monkeypatch, capsys):
+    monkeypatch.setattr("sdtune.train.launch.assemble", raiser(torch.OutOfMemoryError("CUDA out of memory.")))
+    assert command(PLUGINS, "train", *small_run(tmp_path / "run")) == 7
+    assert "error: memory is used up: CUDA out of memory.; close other programs" in capsys.readouterr().err
 
 
 def test_f30_a_picture_without_memory_is_one_warning(tmp_path, small_run, monkeypatch, caplog):

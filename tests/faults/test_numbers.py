@@ -16,6 +16,7 @@ from sdtune.train.observers import Observer
 from sdtune.train.step import TrainStep
 
 PLUGINS = [sdtune_lora]
+pytestmark = pytest.mark.slow
 
 
 class Watcher:
@@ -30,7 +31,11 @@ class Watcher:
 
 
 def weights(output):
-    return load_file(list_checkpoints(output / "checkpoints")[-1] / "parameters.safetensors")
+    """Give every tensor of the newest checkpoint: parameters, the optimizer's, averages."""
+    folder = list_checkpoints(output / "checkpoints")[-1]
+    return {
+        f"{file.stem}/{name}": value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()
+    }
 
 
 def same(first, second):
@@ -107,7 +112,6 @@ def test_f27_an_infinite_gradient_is_not_hidden_by_clipping_elements(tmp_path, s
         train(plugins, *small_run(tmp_path / "run", "train.max_grad_value=1"))
 
 
-@pytest.mark.slow
 def test_f27_a_run_stopped_by_nan_goes_on_as_if_it_had_not_been(tmp_path, small_run, distort, monkeypatch):
     train(PLUGINS, *small_run(tmp_path / "straight"))
     with monkeypatch.context():
@@ -150,7 +154,6 @@ def test_f28_three_overflows_in_a_row_are_passed_over(tmp_path, small_run, logge
     assert "3 of 6 steps were passed over" in caplog.text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 4])
 def test_f28_a_run_with_overflows_resumes_to_the_last_bit(tmp_path, small_run, logged, half_on_the_cpu, stop):
     def plugins(done=0):
@@ -165,10 +168,9 @@ def test_f28_a_run_with_overflows_resumes_to_the_last_bit(tmp_path, small_run, l
     assert same(weights(tmp_path / "straight"), weights(tmp_path / "run"))
 
 
-@pytest.mark.slow
 def test_f28_twenty_five_overflows_in_a_row_end_the_run(tmp_path, small_run, half_on_the_cpu):
     plugins = [*PLUGINS, Watcher(InfiniteGradients(set(range(1, 99))))]
-    with pytest.raises(NumericsError, match=r"step 25 is (inf|nan), after 24 steps passed over in a row.*precision"):
+    with pytest.raises(NumericsError, match=r"step 25 is (inf|nan), after 24 steps passed over in a row"):
         train(plugins, *small_run(tmp_path / "run", *FP16, "train.steps=40"))
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000024"]
 

@@ -43,13 +43,12 @@ def trained(output):
     return [json.loads(line)["loss"].hex() for line in lines], tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
         ("lora.dropout=0.1", "train.gradient_checkpointing=true", "train.ema.decay=0.9"),
-        pytest.param(
-            ("data.cache.latents=off", "data.cache.text=off", "train.gradient_accumulation=2"), marks=pytest.mark.slow
-        ),
+        ("data.cache.latents=off", "data.cache.text=off", "train.gradient_accumulation=2"),
     ],
     ids=["cached", "not cached"],
 )

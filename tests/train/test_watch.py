@@ -11,6 +11,8 @@ from sdtune.testing.runner import command
 from sdtune.testing.tiny import tiny_sd1
 from sdtune.train.observers import Observer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
@@ -61,7 +63,6 @@ def test_a_healthy_run_is_not_warned_about_idle_layers_included(tmp_path, option
     assert all("update_ratio/text_encoder" in line for line in lines)
 
 
-@pytest.mark.slow
 def test_a_dead_layer_is_named_once_on_the_screen_and_in_the_log(tmp_path, options, capsys):
     words = options(tmp_path / "run", "lora.text_encoder=false", "train.steps=22")
     assert command([sdtune_lora, DeadLayerPlugin], "train", *words) == 0
@@ -70,14 +71,12 @@ def test_a_dead_layer_is_named_once_on_the_screen_and_in_the_log(tmp_path, optio
     assert (tmp_path / "run" / "log.txt").read_text().count(text) == 1
 
 
-@pytest.mark.slow
 def test_a_learning_rate_far_too_high_is_told_once(tmp_path, options, capsys):
     assert command([sdtune_lora], "train", *options(tmp_path / "run", "train.lr=3e-1", "lora.text_encoder=false")) == 0
     said = capsys.readouterr().err
     assert said.count("the learning rate of unet is probably too high: a step changes it by") == 1
 
 
-@pytest.mark.slow
 def test_looking_changes_no_bit(tmp_path, options):
     losses = []
     for every in ("1", "5", "null"):
