@@ -30,9 +30,9 @@ class Watcher:
         return [self.observer]
 
 
-def weights(output):
-    """Give every tensor of the newest checkpoint: parameters, the optimizer's, averages."""
-    folder = list_checkpoints(output / "checkpoints")[-1]
+def weights(output, number=-1):
+    """Give every tensor of a checkpoint, the newest unless told: parameters, the optimizer's, averages."""
+    folder = list_checkpoints(output / "checkpoints")[number]
     return {
         f"{file.stem}/{name}": value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()
     }
@@ -146,8 +146,11 @@ def half_on_the_cpu(monkeypatch):
 
 def test_f28_three_overflows_in_a_row_are_passed_over(tmp_path, small_run, logged, half_on_the_cpu, caplog):
     plugins = [*PLUGINS, Watcher(InfiniteGradients({2, 3, 4}))]
-    train(plugins, *small_run(tmp_path / "run", *FP16))
+    train(plugins, *small_run(tmp_path / "run", *FP16, "save.every_steps=1", "save.keep=9"))
     assert logged(tmp_path / "run", "skipped_steps") == [0, 1, 2, 3, 3, 3]
+    assert [same(weights(tmp_path / "run", 0), weights(tmp_path / "run", n)) for n in (1, 2, 3, 4)] == [True] * 3 + [
+        False
+    ]
     rates = logged(tmp_path / "run", "lr/unet")
     assert rates[1] == rates[2] == rates[3] == rates[4] > rates[5]  # the rate of step 2 until it is applied
     assert logged(tmp_path / "run", "grad_norm")[1:4] == [None, None, None]
