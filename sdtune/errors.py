@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
+_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One thing a user can mend.
@@ -85,6 +88,16 @@ class StoppedError(SdtuneError):
     """The run was asked to stop, and its state is saved (exit 75)."""
 
     exit_code = 75
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of Python or torch says that memory is used up, of a GPU or of the host.
+
+    torch has a class for GPUs; its CPU allocator and the GPU's libraries raise plain `RuntimeError`s.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 class Problems:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 import click
 
 import sdtune
-from sdtune.errors import PlatformError, SdtuneError, StoppedError
+from sdtune.errors import OutOfMemoryError, PlatformError, SdtuneError, StoppedError, is_out_of_memory
 from sdtune.plugins import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -145,6 +145,9 @@ def _report(error: BaseException) -> int:
             return INTERRUPT_EXIT
         case SystemExit():
             return error.code if isinstance(error.code, int) else BUG_EXIT
+        case _ if is_out_of_memory(error):
+            _print_errors([f"memory is used up: {error}; close other programs, or use a smaller model or resolution"])
+            return OutOfMemoryError.exit_code
         case OSError(errno=number) if number in ENVIRONMENT_ERRNOS:
             _print_errors([f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)])
             return PlatformError.exit_code

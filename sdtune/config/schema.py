@@ -17,6 +17,7 @@ from sdtune.config.model import ModelOptions
 from sdtune.config.objective import LossOptions, NoiseOptions, TimestepOptions
 from sdtune.config.regularization import RegularizationOptions
 from sdtune.config.train import TrainOptions
+from sdtune.config.watch import WatchOptions
 
 
 class SaveOptions(Options):
@@ -113,3 +114,5 @@ class CoreOptions(Options):
     """Where results go."""
     log: LogOptions = LogOptions()
     """Logs."""
+    watch: WatchOptions = WatchOptions()
+    """What is watched while training."""

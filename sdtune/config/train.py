@@ -53,6 +53,9 @@ class TrainOptions(Options):
     """What is taken of the VAE's answer for an image: a new sample at each visit, always the same one, or the mean."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Compute dtype of frozen parts (trained parameters stay fp32); `auto`: bf16 on a GPU, fp32 on a CPU."""
+    dry_step: Literal["auto"] | bool = "auto"
+    """Try forward and backward of the largest batch before the first step, so that a lack of memory shows at once; no
+    number changes by it. `auto`: on a GPU."""
     gradient_checkpointing: bool = False
     """Compute activations again in backward: less memory, about a third slower."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -75,12 +75,13 @@ class LatentCache:
             on_progress: Called with the number of items done and the number of all.
 
         Raises:
-            DataError: Images that cannot be read, told together after all others are kept; or latents not finite.
+            DataError: Images that cannot be read, or whose latents are not finite; told together after all others are
+                kept.
         """
         problems = Problems(DataError)
         done = 0
         for batch in _batches(items, batch_size):
-            self._encode(self._readable(batch, problems), encode)
+            self._encode(self._readable(batch, problems), encode, problems)
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, len(items))
@@ -105,14 +106,19 @@ class LatentCache:
                 pictures.append((item, pixels))
         return pictures
 
-    def _encode(self, pictures: Sequence[tuple[LatentItem, Tensor]], encode: Encode) -> None:
+    def _encode(self, pictures: Sequence[tuple[LatentItem, Tensor]], encode: Encode, problems: Problems) -> None:
         if not pictures:
             return
         with torch.no_grad():
             posterior = encode(torch.stack([pixels for _, pixels in pictures]))
         for (item, _), mean, std in zip(pictures, posterior.mean, posterior.std, strict=True):
-            check_latents(mean, std, item.record)
-            self._store.save(self.key(item), {"mean": mean, "std": std})
+            if mean.isfinite().all() and std.isfinite().all():
+                self._store.save(self.key(item), {"mean": mean, "std": std})
+            else:
+                problems.add(
+                    f"the VAE gives latents that are not finite for {item.record.path}",
+                    hint="try train.precision=fp32, or another VAE",
+                )
 
     def _entry(self, item: LatentItem) -> Posterior:
         entry = self._load(self.key(item))
@@ -136,19 +142,6 @@ def encode_each(encode: Encode, pixels: Tensor) -> Posterior:
     return Posterior(
         mean=torch.cat([answer.mean for answer in answers]), std=torch.cat([answer.std for answer in answers])
     )
-
-
-def check_latents(mean: Tensor, std: Tensor, record: ImageRecord) -> None:
-    """Refuse latents that are not finite.
-
-    Raises:
-        DataError: Names the image.
-    """
-    if not (mean.isfinite().all() and std.isfinite().all()):
-        raise DataError(
-            f"the VAE gives latents that are not finite for {record.path}",
-            hint="try train.precision=fp32, or another VAE",
-        )
 
 
 def _batches(items: Sequence[LatentItem], batch_size: int) -> Iterator[Sequence[LatentItem]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
+    from sdtune.data.types import BatchPlan
     from sdtune.train.inputs import InputSource
     from sdtune.train.run import Run
     from sdtune.train.step import StepInputs
@@ -30,11 +31,15 @@ class StepResult:
         loss: Weighted loss, the mean over the step's samples.
         terms: Named parts of the loss, unweighted means.
         sample_ids: What the step trained on.
+        losses: (N,) weighted loss of each sample.
+        timesteps: (N,) int64, the timestep of each.
     """
 
     loss: Tensor
     terms: Mapping[str, Tensor]
     sample_ids: tuple[str, ...]
+    losses: Tensor
+    timesteps: Tensor
 
 
 class Gradients:
@@ -53,18 +58,35 @@ class Gradients:
         batches = [self._source.plan(micro) for micro in self._run.timetable.micro_steps(step)]
         count = sum(len(batch.visits) for _, batch in batches)
         losses: list[Tensor] = []
+        timesteps: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         prior = _PriorLosses(is_used=bool(self._run.rotations))
         for number, (epoch, batch) in enumerate(batches, start=1):
             inputs = self._source.inputs(epoch, batch)
             self._source.drawer.seed_layers(epoch, [visit.sample_id for visit in batch.visits])
-            share, named = self._micro_step(inputs, count, is_last=number == len(batches))
-            losses.append(share)
+            own, named = self._micro_step(inputs, count, is_last=number == len(batches))
+            losses.append(own)
+            timesteps.append(inputs.timesteps)
             for name, term in named.items():
-                terms[name] = terms.get(name, torch.zeros_like(share)) + term.sum() / count
+                terms[name] = terms.get(name, term.new_zeros(())) + term.sum() / count
             prior.add(named, inputs.is_regularization)
         ids = tuple(visit.sample_id for _, batch in batches for visit in batch.visits)
-        return StepResult(loss=torch.stack(losses).sum(), terms=terms | prior.means(), sample_ids=ids)
+        return StepResult(
+            loss=torch.stack([own.sum() / count for own in losses]).sum(),
+            terms=terms | prior.means(),
+            sample_ids=ids,
+            losses=torch.cat(losses),
+            timesteps=torch.cat(timesteps),
+        )
+
+    def rehearse(self, epoch: int, batch: BatchPlan) -> None:
+        """Do forward and backward of a batch for their memory alone; no parameter gets a gradient."""
+        inputs = self._source.inputs(epoch, batch)
+        self._source.drawer.seed_layers(epoch, [visit.sample_id for visit in batch.visits])
+        trained = [parameter for parameter in self._run.parameters().values() if parameter.requires_grad]
+        with self._accelerator.no_sync(self._module):
+            losses, _ = self._module(inputs)
+            torch.autograd.grad(losses.sum(), trained, allow_unused=True)
 
     def _micro_step(self, inputs: StepInputs, count: int, *, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of one batch; its losses are divided by the samples of the whole step."""
@@ -75,9 +97,8 @@ class Gradients:
 
     def _backward(self, inputs: StepInputs, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         losses, terms = self._module(inputs)
-        share = losses.sum() / count
-        self._accelerator.backward(self._update.scaled(share))
-        return share.detach(), terms
+        self._accelerator.backward(self._update.scaled(losses.sum() / count))
+        return losses.detach(), terms
 
 
 class _PriorLosses:

@@ -11,8 +11,9 @@ from sdtune.data.index import verify_pixels
 from sdtune.data.plan import plan_epoch
 from sdtune.data.tensor_store import open_store
 from sdtune.data.text_cache import TextCache
+from sdtune.train.advice import encoding_hint
 from sdtune.train.draws import Drawer
-from sdtune.train.memory import return_freed_memory
+from sdtune.train.memory import memory_told, return_freed_memory
 from sdtune.train.objective import cumulated_shares
 from sdtune.train.step import StepInputs
 
@@ -125,10 +126,12 @@ def open_source(run: Run, *, preview_texts: tuple[str, ...], on_progress: OnProg
     Raises:
         DataError: An image is damaged, or its latents are not finite.
         PlatformError: The cache cannot be written.
+        OutOfMemoryError: Memory is used up.
         StoppedError: From `on_progress`.
     """
-    texts = _fill_texts(run, preview_texts, on_progress)
-    latents = _fill_latents(run, on_progress)
+    with memory_told(lambda: "while captions and images are encoded", lambda: encoding_hint(run)):
+        texts = _fill_texts(run, preview_texts, on_progress)
+        latents = _fill_latents(run, on_progress)
     if texts is not None:
         run.model.unload("text_encoder")
     else:

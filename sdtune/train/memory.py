@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import platform
 import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdtune.errors import OutOfMemoryError, is_out_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -36,6 +47,36 @@ def peak_memory_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def memory_told(problem: Callable[[], str], hint: Callable[[], str]) -> Iterator[None]:
+    """Tell a user that memory is used up, instead of what torch or Python say of it.
+
+    Args:
+        problem: Gives what was being done, once it is known to have failed.
+        hint: Gives what to do.
+
+    Raises:
+        OutOfMemoryError: Memory was used up inside.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"memory is used up {problem()}", hint=hint()) from error
+
+
+def current_memory_bytes(device: torch.device) -> int:
+    """Give what is in use now: torch's allocations on a GPU, else the resident size; 0 where none is told."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * mmap.PAGESIZE
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdtune.errors import is_out_of_memory
 from sdtune.files import write_text
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class StepReport:
         metrics: The method's own numbers.
         seconds: Wall time of the step.
         images_seen: Samples trained on so far.
+        sample_ids: What the step trained on.
     """
 
     step: int
@@ -46,6 +49,7 @@ class StepReport:
     metrics: Mapping[str, float]
     seconds: float
     images_seen: int
+    sample_ids: tuple[str, ...] = ()
 
 
 class Observer:
@@ -75,9 +79,14 @@ class ObserverGroup:
         for observer in tuple(self._observers):
             try:
                 getattr(observer, event)(*args)
-            except Exception:  # an observer never ends a run (design 3)
-                logger.exception("%s failed in %s and is switched off", type(observer).__name__, event)
+            except Exception as error:  # an observer never ends a run (design 3)
                 self._observers.remove(observer)
+                name = type(observer).__name__
+                if is_out_of_memory(error):
+                    logger.warning("memory is used up by %s; it is switched off, the training goes on", name)
+                else:
+                    logger.exception("%s failed in %s and is switched off", name, event)
+                continue
 
 
 class MetricsObserver(Observer):
@@ -109,8 +118,9 @@ class MetricsObserver(Observer):
             **{f"loss/{name}": value for name, value in report.terms.items()},
             **report.metrics,
         }
+        plain = {name: value if math.isfinite(value) else None for name, value in line.items()}  # JSON has no infinity
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(plain) + "\n")
 
 
 class TensorBoardObserver(Observer):

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
 from accelerate import Accelerator
 
-from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
+from sdtune.errors import ConfigError, StoppedError
+from sdtune.train.advice import training_hint
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
+from sdtune.train.dry import describe_step, rehearse, rehearses
 from sdtune.train.gradients import Gradients
+from sdtune.train.memory import memory_told
+from sdtune.train.numerics import StepGuard, check_weights
 from sdtune.train.observers import ObserverGroup, StepReport
 from sdtune.train.update import Update
+from sdtune.train.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from sdtune.train.gradients import StepResult
     from sdtune.train.inputs import InputSource
     from sdtune.train.observers import Observer
     from sdtune.train.run import ExportedFile, Run
@@ -43,12 +45,17 @@ class LossAverage:
     total: float = 0.0
     weight: float = 0.0
 
+    @property
+    def value(self) -> float:
+        """The average; 0 without any loss."""
+        return self.total / self.weight if self.weight else 0.0
+
     def add(self, loss: float) -> float:
         """Take in a loss and give the average."""
         keep = 1 - 1 / _AVERAGE_STEPS
         self.total = self.total * keep + loss
         self.weight = self.weight * keep + 1
-        return self.total / self.weight
+        return self.value
 
 
 class Trainer:
@@ -63,12 +70,14 @@ class Trainer:
         self.step = 0
         self._source = source
         self._stop = stop
-        self._observers = ObserverGroup(observers)
+        self._watch = Watch(run)
+        self._observers = ObserverGroup([*observers, self._watch])
         self._accelerator = Accelerator(mixed_precision="no", device_placement=False, cpu=run.device.type == "cpu")
         if self._accelerator.num_processes > 1:
             raise ConfigError("training in several processes is not supported yet", hint="start one process")
         self._update = Update(run)
         self._gradients = Gradients(run, source, self._accelerator, self._update)
+        self._guard = StepGuard(run, self._update, self.save)
         self._average = LossAverage()
         self._images_seen = 0
 
@@ -96,18 +105,17 @@ class Trainer:
             OutOfMemoryError: The device's memory is used up.
         """
         last = self.run.timetable.steps if stop_after is None else min(self.run.timetable.steps, self.step + stop_after)
+        if self.step < last and rehearses(self.run):
+            rehearse(self.run, self._source, self._gradients, self._update, self.step)
         self._notify("on_start")
         try:
-            while self.step < last and not self._stop.is_raised:
-                self._one_step()
-                self._after_step()
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"memory is used up in step {self.step + 1}",
-                hint="try train.gradient_checkpointing=true, a smaller train.batch_size, or a smaller data.resolution",
-            ) from error
+            with memory_told(self._place, lambda: training_hint(self.run)):
+                while self.step < last and not self._stop.is_raised:
+                    self._one_step()
+                    self._after_step()
         finally:
             self._notify("on_end")
+            self._update.tell_skipped(self.step)
         if self.step < self.run.timetable.steps:
             self.save()
             raise StoppedError(
@@ -116,7 +124,13 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write a checkpoint of the state after the last step."""
+        """Write a checkpoint of the state after the last step.
+
+        Raises:
+            NumericsError: There are weights that are not finite.
+            PlatformError: The disk is full or cannot be written.
+        """
+        check_weights(self.run.parameters(), self.step)
         packed = self._update.packed()
         position = Position(
             step=self.step,
@@ -151,17 +165,20 @@ class Trainer:
         with self.shown_weights():
             self._observers.notify(event, self.run, self.step)
 
+    def _place(self) -> str:
+        return f"in step {self.step + 1}, {describe_step(self.run, self._source, self.step)}"
+
     def _one_step(self) -> None:
         started = time.perf_counter()
         self.run.method.before_step(self.run.model, self.step + 1)
         lrs = self._update.prepare(self.step)
+        self._watch.before(self.step + 1)
         result = self._gradients.compute(self.step)
-        loss = float(result.loss)
-        self._check_finite("loss", loss, result)
-        grad_norm = self._update.clip()
-        if not self._update.skips_overflow:
-            self._check_finite("gradient norm", grad_norm, result)
-        self._update.apply(self.step + 1)
+        loss, grad_norm = float(result.loss), self._update.measure()
+        self._guard.check(self.step + 1, result, grad_norm, average=self._average.value, losses=self._average.weight)
+        self._update.clip(grad_norm)
+        self._watch.see_gradients()
+        self._watch.after(is_applied=self._update.apply(self.step + 1))
         self.step += 1
         self._images_seen += len(result.sample_ids)
         average = self._average.add(loss)
@@ -174,20 +191,12 @@ class Trainer:
                 terms={name: float(value) for name, value in result.terms.items()},
                 lrs=lrs,
                 grad_norm=grad_norm,
-                metrics=self.run.method.metrics(),
+                metrics={**self.run.method.metrics(), **self._update.metrics(), **self._watch.metrics()},
                 seconds=time.perf_counter() - started,
                 images_seen=self._images_seen,
+                sample_ids=result.sample_ids,
             )
             self._observers.notify("on_step", self.run, report)
-
-    def _check_finite(self, what: str, value: float, result: StepResult) -> None:
-        if math.isfinite(value):
-            return
-        shown = ", ".join(result.sample_ids[:5])
-        raise NumericsError(
-            f"the {what} of step {self.step + 1} is {value}; trained on {shown}",
-            hint="lower train.lr, or use train.precision=bf16 or fp32; the last good checkpoint is kept",
-        )
 
     def _after_step(self) -> None:
         options = self.run.options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from sdtune.train.run import Run
 
 
+logger = logging.getLogger(__name__)
+_MOST_SKIPPED = 25  # steps in a row: the scale is down by 2**25 then, and no gradient can still be too large for it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedUpdate:
     """What a checkpoint holds of an update.
@@ -32,7 +37,7 @@ class PackedUpdate:
     Attributes:
         tensors: Named tensors of the optimizer.
         values: The rest of its state, as JSON.
-        scaler: State of the fp16 loss scaler; empty without one.
+        scaler: State of the fp16 loss scaler, with the counts of steps passed over; empty without one.
         ema: Name to running average; empty without one.
     """
 
@@ -43,7 +48,15 @@ class PackedUpdate:
 
 
 class Update:
-    """Turn gradients into new values of the trained parameters."""
+    """Turn gradients into new values of the trained parameters.
+
+    In fp16 a step whose gradients overflow changes nothing but the loss scale. It counts as a step for the data, but
+    not for learning rates and averages.
+
+    Attributes:
+        skipped: Steps passed over so far.
+        skipped_in_a_row: Those since the last one that was applied.
+    """
 
     def __init__(self, run: Run) -> None:
         train, steps = run.options.train, run.timetable.steps
@@ -55,18 +68,39 @@ class Update:
         self._shape = make_shape(train.schedule, steps)
         self._ema = make_ema(self._parameters, train.ema)
         self._scaler = torch.amp.GradScaler(run.device.type, enabled=train.precision == "fp16")
+        self.skipped = 0
+        self.skipped_in_a_row = 0
 
     @property
-    def skips_overflow(self) -> bool:
-        """Whether gradients that are not finite are expected now and then, and their update passed over."""
-        return self._scaler.is_enabled()
+    def tolerates_overflow(self) -> bool:
+        """Whether one more step with gradients that are not finite would be passed over."""
+        return self._scaler.is_enabled() and self.skipped_in_a_row + 1 < _MOST_SKIPPED
+
+    def metrics(self) -> dict[str, float]:
+        """Give numbers to log."""
+        return {"skipped_steps": self.skipped} if self._scaler.is_enabled() else {}
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much the optimizer will take in its first step, where that is known; 0 when it has its state."""
+        if self._optimizer.state or not isinstance(self._optimizer, torch.optim.Adam | torch.optim.AdamW):
+            return 0
+        return sum(2 * parameter.numel() * parameter.element_size() for parameter in self._parameters.values())
+
+    def tell_skipped(self, step: int) -> None:
+        """Say how many of `step` steps were passed over, if any were."""
+        if self.skipped:
+            logger.warning("%d of %d steps were passed over: their gradients overflowed in fp16", self.skipped, step)
 
     def prepare(self, step: int) -> dict[str, float]:
         """Set the learning rates of step `step`, counted from 0, and freeze groups that have learned to their end.
 
+        Rates follow the steps that were applied.
+
         Returns:
             Learning rate by group, for logs.
         """
+        step -= self.skipped
         for group, rates in zip(self._run.groups, self._rates, strict=True):
             if step >= rates.end:  # no gradient, so the optimizer leaves it alone
                 for parameter in group.params.values():
@@ -78,29 +112,50 @@ class Update:
         """Give the loss whose gradients this update takes: larger in fp16, so that small ones do not vanish."""
         return self._scaler.scale(loss)
 
-    def clip(self) -> float:
-        """Clip the gradients; give their norm before."""
+    def measure(self) -> float:
+        """Give the norm of all gradients together, free of the loss scale and before clipping."""
         self._scaler.unscale_(self._optimizer)
-        train = self._run.options.train
-        if train.max_grad_value is not None:
-            torch.nn.utils.clip_grad_value_(self._parameters.values(), train.max_grad_value)
-        limit = train.max_grad_norm or math.inf
-        return float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit))
+        gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
-    def apply(self, step: int) -> None:
-        """Move the parameters along the gradients, and forget these; `step` counts from 1."""
+    def clip(self, norm: float) -> None:
+        """Clip the gradients, whose norm is `norm`: each element and then the norm, as far as the options say."""
+        train, parameters = self._run.options.train, self._parameters.values()
+        limit = train.max_grad_norm or math.inf
+        if train.max_grad_value is None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
+        else:
+            torch.nn.utils.clip_grad_value_(parameters, train.max_grad_value)
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    def apply(self, step: int) -> bool:
+        """Move the parameters along the gradients, and forget these; `step` counts from 1.
+
+        Returns:
+            Whether the step was applied; it is passed over where gradients overflow in fp16.
+        """
+        scale = self._scaler.get_scale()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+        if self._scaler.get_scale() < scale:  # the scaler's way to say that it passed the step over
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            return False
+        self.skipped_in_a_row = 0
         self._run.method.after_step(self._run.model, step)
         if self._ema is not None:
-            self._ema.update(step)
+            self._ema.update(step - self.skipped)
+        return True
 
     def packed(self) -> PackedUpdate:
         """Give what a checkpoint holds of it."""
         tensors, values = pack_optimizer(self._optimizer, self._parameters)
         average = {} if self._ema is None else self._ema.average
-        return PackedUpdate(tensors=tensors, values=values, scaler=self._scaler.state_dict(), ema=average)
+        scaler = self._scaler.state_dict()
+        if scaler:
+            scaler |= {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        return PackedUpdate(tensors=tensors, values=values, scaler=scaler, ema=average)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint; the parameters themselves are not its own.
@@ -112,6 +167,8 @@ class Update:
         unpack_optimizer(self._optimizer, self._parameters, checkpoint.optimizer, dict(position.optimizer))
         if position.scaler:
             self._scaler.load_state_dict(dict(position.scaler))
+            self.skipped = position.scaler.get("skipped", 0)
+            self.skipped_in_a_row = position.scaler.get("skipped_in_a_row", 0)
         if self._ema is not None:
             self._ema.load(checkpoint.ema)
 
