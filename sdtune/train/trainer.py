@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 
 from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
+from sdtune.train.choice import SUFFIX, Choice
 from sdtune.train.gradients import Gradients
 from sdtune.train.observers import ObserverGroup, StepReport
 from sdtune.train.update import Update
@@ -69,6 +71,7 @@ class Trainer:
             raise ConfigError("training in several processes is not supported yet", hint="start one process")
         self._update = Update(run)
         self._gradients = Gradients(run, source, self._accelerator, self._update)
+        self._choice = Choice(run, source) if run.held_out is not None else None
         self._average = LossAverage()
         self._images_seen = 0
 
@@ -95,10 +98,13 @@ class Trainer:
             NumericsError: Loss or gradients are not finite; the last good checkpoint stays.
             OutOfMemoryError: The device's memory is used up.
         """
-        last = self.run.timetable.steps if stop_after is None else min(self.run.timetable.steps, self.step + stop_after)
+        stop = math.inf if stop_after is None else self.step + stop_after
+        if self._choice is not None:
+            self._choice.load(self.step)
         self._notify("on_start")
         try:
-            while self.step < last and not self._stop.is_raised:
+            self._validate()
+            while self.step < min(stop, self.run.timetable.steps) and not self._stop.is_raised:
                 self._one_step()
                 self._after_step()
         except torch.OutOfMemoryError as error:
@@ -147,6 +153,10 @@ class Trainer:
         """Give the model the weights that files and pictures show."""
         return self._update.shown_weights()
 
+    def verdict(self) -> list[str]:
+        """Say in the end what held-out images tell, one line each."""
+        return [] if self._choice is None else self._choice.verdict()
+
     def _notify(self, event: str) -> None:
         with self.shown_weights():
             self._observers.notify(event, self.run, self.step)
@@ -189,7 +199,28 @@ class Trainer:
             hint="lower train.lr, or use train.precision=bf16 or fp32; the last good checkpoint is kept",
         )
 
+    def _validate(self) -> None:
+        """Measure held-out images if that is due, before the state is saved, so that a checkpoint includes it."""
+        choice = self._choice
+        if choice is None:
+            return
+        if choice.is_due(self.step):
+            with suppress(StoppedError):  # the loop sees the request, and the resumed run measures again
+                self._notify_validation(choice)
+        if choice.is_over:
+            self.run.timetable = replace(self.run.timetable, steps=self.step)
+
+    def _notify_validation(self, choice: Choice) -> None:
+        optimizer = self._update.snapshot()
+        with self.shown_weights():
+            report = choice.measure(self.step, self._stop.check)
+            if choice.is_kept(report):
+                choice.keep(report, self.run.export(self.step, SUFFIX, optimizer))
+        choice.write_facts()
+        self._observers.notify("on_validation", self.run, report)
+
     def _after_step(self) -> None:
+        self._validate()
         options = self.run.options
         ends_epoch = self.run.timetable.ends_epoch(self.step)
         epochs = self.run.timetable.epochs_done(self.step)
