@@ -32,7 +32,7 @@ class ValidationOptions(Options):
     patience: PositiveInt | None = None
     """End the run early after so many measurements without an improvement; null: never."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """How much lower than the best the loss must be to count as an improvement."""
+    """For `patience`: how much lower than before the loss must be to count as an improvement."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:

@@ -50,7 +50,7 @@ class ValidationReport:
         others = [f"base {self.base.result.loss:.4f}"] if self.base else []
         if self.best:
             is_new = self.best.step == self.step
-            others += ["the best" if is_new else f"best {self.best.result.loss:.4f} at step {self.best.step}"]
+            others += ["the best step" if is_new else f"best {self.best.result.loss:.4f} at step {self.best.step}"]
         compared = f" ({', '.join(others)})" if others else ""
         return f"validation  step {self.step}: loss {result.loss:.4f}{compared}"
 
@@ -66,8 +66,9 @@ class Choice:
         self._run = run
         self._options = run.options.validation
         self._steps = due_steps(self._options, run.timetable)
+        self._last_step = run.timetable.steps
         self._validator = Validator(run, source)
-        self.history = History(run.folder.validation, self._options.min_delta)
+        self.history = History(run.folder.validation)
         self._kept: dict[str, Any] = {}
 
     @property
@@ -114,8 +115,13 @@ class Choice:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has waited long enough for something better."""
-        return self._options.patience is not None and self.history.waited >= self._options.patience
+        """Whether the run has waited long enough for something better, and ends before its last step."""
+        is_early = not self.history.has(self._last_step)
+        return is_early and self._options.patience is not None and self._waited >= self._options.patience
+
+    @property
+    def _waited(self) -> int:
+        return self.history.waited(self._options.min_delta)
 
     def write_facts(self) -> None:
         """Write a summary into `run.json`."""
@@ -125,6 +131,7 @@ class Choice:
             "base": history.base.result.loss if history.base else None,
             "last": history.trained[-1].result.loss if history.trained else None,
             "best": self._kept or None,
+            "ended_early": self._reason() if self.is_over else None,
         }
         self._run.folder.write_facts({"validation": facts})
 
@@ -134,17 +141,17 @@ class Choice:
         if not self._is_enough:
             few = f"{self._validator.count} validation images are too few to choose a best step"
             return [f"{few}; {ENOUGH_IMAGES} at least are needed"]
-        lines = (
-            [f"stopped early after step {history.measured[-1].step}: {self._patience_text()}"] if self.is_over else []
-        )
+        lines = [self._reason()] if self.is_over else []
         if best is None or not self._kept:
             return [*lines, "no step is best: no loss of validation images is a number"]
         files = [str(self._run.folder.exports / name) for name in self._kept["files"]]
-        lines.append(f"best was step {self._kept['step']}: loss {self._kept['loss']:.4f}: {', '.join(files)}")
+        base = f" (base {history.base.result.loss:.4f})" if history.base else ""
+        lines.append(f"best was step {self._kept['step']}: loss {self._kept['loss']:.4f}{base}: {', '.join(files)}")
         return [*lines, *_doubts(best, history)]
 
-    def _patience_text(self) -> str:
-        return f"no improvement in {self.history.waited} measurements (validation.patience)"
+    def _reason(self) -> str:
+        step = self.history.measured[-1].step
+        return f"ended early, after step {step}: no improvement in {self._waited} measurements (validation.patience)"
 
 
 def due_steps(options: ValidationOptions, timetable: Timetable) -> frozenset[int]:

@@ -31,9 +31,8 @@ class History:
         measured: In order of their steps.
     """
 
-    def __init__(self, path: Path, min_delta: float) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._min_delta = min_delta
         self.measured: list[Measurement] = []
 
     def load(self, step: int) -> None:
@@ -68,20 +67,19 @@ class History:
 
     @property
     def best(self) -> Measurement | None:
-        """The last trained step that was an improvement on all before it."""
-        best = None
-        for item in self.trained:
-            if math.isfinite(item.result.loss) and (
-                best is None or item.result.loss < best.result.loss - self._min_delta
-            ):
-                best = item
-        return best
+        """The trained step with the lowest loss; of equals the first."""
+        sound = [item for item in self.trained if math.isfinite(item.result.loss)]
+        return min(sound, key=lambda item: item.result.loss, default=None)
 
-    @property
-    def waited(self) -> int:
-        """Measurements since the best one."""
-        best = self.best
-        return sum(best is None or item.step > best.step for item in self.trained)
+    def waited(self, min_delta: float) -> int:
+        """Count the measurements since one was lower, by more than `min_delta`, than the best that counted so."""
+        lowest, waited = math.inf, 0
+        for item in self.trained:
+            if item.result.loss < lowest - min_delta:
+                lowest, waited = item.result.loss, 0
+            else:
+                waited += 1
+        return waited
 
 
 def _line(item: Measurement, seconds: float) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class Validator:
                 own.append(torch.cat([loss for _, loss in losses]))
         table, objective = torch.stack(plain), torch.stack(own)  # (N, timesteps)
         names = [record.name for record in self._held_out.index.images]
-        bins = table.unflatten(1, (self._run.options.validation.timesteps, -1)).mean((0, 2))
+        bins = table.reshape(self.count, self._run.options.validation.timesteps, -1).mean((0, 2))
         return ValidationResult(
             images=dict(zip(names, table.mean(1).tolist(), strict=True)),
             bins=tuple(bins.tolist()),
