@@ -157,6 +157,7 @@ def test_nothing_held_out_cannot_be_measured(ready):
         Validator(run, source)
 
 
+@pytest.mark.slow
 def test_the_plan_tells_of_it(ready):
     run, _ = ready()
     assert make_plan(run).facts["validation"].endswith("8 losses each time, 3 times")
