@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sdtune.formats.embedding_files import read_embedding
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
     from sdtune.models.open import open_model
+    from sdtune.train.choice import ValidationReport
     from sdtune.train.info import RunInfo
     from sdtune.train.method import Method, ParamGroup, StepOutput
     from sdtune.train.observers import Observer, StepReport
@@ -52,6 +53,7 @@ _LAZY = {
     "StepReport": "sdtune.train.observers",
     "Subset": "sdtune.data.types",
     "Target": "sdtune.models.base",
+    "ValidationReport": "sdtune.train.choice",
     "Wrapper": "sdtune.adapters",
     "attach_adapters": "sdtune.adapters",
     "detach_adapters": "sdtune.adapters",
@@ -104,6 +106,7 @@ __all__ = [
     "TaggerSpec",
     "Target",
     "TargetRule",
+    "ValidationReport",
     "Wrapper",
     "attach_adapters",
     "derive_generator",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
+    from sdtune.train.choice import ValidationReport
     from sdtune.train.observers import StepReport
     from sdtune.train.run import Run
 
@@ -82,6 +83,10 @@ class ConsoleObserver(Observer):
             self._console.print(
                 f"step {report.step}/{run.timetable.steps}  {text}  {duration(left)} left", highlight=False
             )
+
+    def on_validation(self, run: Run, report: ValidationReport) -> None:
+        """Show the loss of held-out images."""
+        self._console.print(report.describe(), markup=False)
 
     def on_end(self, run: Run, step: int) -> None:
         """Stop the bar."""

@@ -17,6 +17,7 @@ from sdtune.config.model import ModelOptions
 from sdtune.config.objective import LossOptions, NoiseOptions, TimestepOptions
 from sdtune.config.regularization import RegularizationOptions
 from sdtune.config.train import TrainOptions
+from sdtune.config.validation import ValidationOptions
 from sdtune.config.watch import WatchOptions
 
 
@@ -106,6 +107,8 @@ class CoreOptions(Options):
     """How often each timestep is trained."""
     train: TrainOptions = TrainOptions()
     """The loop."""
+    validation: ValidationOptions = ValidationOptions()
+    """Held-out images, whose loss tells whether a run learns."""
     save: SaveOptions = SaveOptions()
     """Checkpoints and exported files."""
     preview: PreviewOptions = PreviewOptions()

@@ -125,7 +125,7 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
         for path in folder.listing.images
     )
     notes = [*notes, *caption_notes, *mask_notes, *_describe_ignored(folders), *_describe_copies(images)]
-    return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=_digest(images))
+    return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=digest_images(images))
 
 
 def _worded(caption: str, options: SubsetOptions | None) -> str:
@@ -169,7 +169,7 @@ def _join(first: DataIndex, second: DataIndex) -> DataIndex:
         subsets=(*first.subsets, *second.subsets),
         images=images,
         notes=(*first.notes, *second.notes),
-        digest=_digest(images),
+        digest=digest_images(images),
     )
 
 
@@ -285,7 +285,8 @@ def _describe_copies(images: Sequence[ImageRecord]) -> list[str]:
     return [f"the same picture: {shorten(names)}" for names in by_digest.values() if len(names) > 1]
 
 
-def _digest(images: Sequence[ImageRecord]) -> str:
+def digest_images(images: Sequence[ImageRecord]) -> str:
+    """Hash everything about images that training depends on: BLAKE2b-128, hex."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for record in images:
         fields = (record.name, record.digest, record.caption, record.subset.repeats, record.subset.weight)

@@ -62,3 +62,8 @@ def draw_timestep(generator: Generator, first: int, end: int, cumulated: Tensor 
     u = (even - first + float(torch.rand((), dtype=torch.float64, generator=generator))) / (end - first)
     u = min(u, math.nextafter(1.0, 0.0))
     return first + int(torch.searchsorted(cumulated, u, right=True))
+
+
+def midpoints(first: int, end: int, count: int) -> list[int]:
+    """Give the middle timestep of each of `count` equal parts of [first, end)."""
+    return [first + (2 * number + 1) * (end - first) // (2 * count) for number in range(count)]

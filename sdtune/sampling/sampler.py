@@ -11,6 +11,7 @@ from PIL import Image
 from sdtune.diffusion.objective import velocity_of_sample
 from sdtune.errors import ConfigError, NumericsError, Problems
 from sdtune.models.base import join_conditionings
+from sdtune.models.modes import evaluating
 from sdtune.randomness import derive_generator
 from sdtune.sampling.schedulers import make_scheduler
 
@@ -118,14 +119,9 @@ def _check_sizes(model: DiffusionModel, requests: Sequence[PictureRequest]) -> N
 def _borrowing(model: DiffusionModel, part: Part) -> Iterator[None]:
     was_loaded = model.is_loaded(part)
     model.load(part)
-    modules = list(model.part(part).modules())
-    modes = [module.training for module in modules]
     try:
-        model.part(part).eval()
-        with torch.no_grad():
+        with evaluating(model.part(part)):
             yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
         if not was_loaded:
             model.unload(part)

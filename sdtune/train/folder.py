@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def validation(self) -> Path:
+        """Losses of held-out images, one JSON object a measurement."""
+        return self.path / "validation.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard events."""
         return self.path / "tensorboard"

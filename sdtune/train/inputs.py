@@ -38,6 +38,8 @@ class InputSource:
 
     Attributes:
         drawer: Makes the random draws.
+        latents: Filled cache; None: images are encoded each time.
+        texts: Filled cache; None: captions are encoded each time.
     """
 
     def __init__(self, run: Run, *, latents: LatentCache | None, texts: TextCache | None) -> None:
@@ -51,7 +53,8 @@ class InputSource:
             cumulated_shares=cumulated_shares(run.options, len(run.model.schedule)),
         )
         self._run = run
-        self._texts = texts
+        self.latents = latents
+        self.texts = texts
         self._builder = make_builder(run, latents)
         self._planned: tuple[int, tuple[BatchPlan, ...]] = (-1, ())
 
@@ -98,7 +101,7 @@ class InputSource:
         )
 
     def _conditioning(self, captions: tuple[str, ...]) -> Conditioning | None:
-        return None if self._texts is None else self._texts.get(captions).to(self._run.device)
+        return None if self.texts is None else self.texts.get(captions).to(self._run.device)
 
 
 def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:
@@ -110,6 +113,22 @@ def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:
         run.options.train.seed,
         latents=latents,
         epochs=run.timetable.epochs,
+        method_captions=run.method.captions,
+        latent_factor=run.model.latent_factor,
+    )
+
+
+def make_held_out_builder(run: Run, latents: LatentCache | None) -> BatchBuilder | None:
+    """Build the builder of held-out batches, in which nothing is drawn; None when nothing is held out."""
+    if run.held_out is None:
+        return None
+    calm = {"flip": False, "shuffle_tags": False, "tag_dropout": 0.0, "caption_dropout": 0.0}
+    return BatchBuilder(
+        run.held_out.index,
+        run.held_out.placements,
+        run.options.data.model_copy(update=calm),
+        run.options.train.seed,
+        latents=latents,
         method_captions=run.method.captions,
         latent_factor=run.model.latent_factor,
     )
@@ -151,17 +170,22 @@ def _fill_texts(run: Run, preview_texts: tuple[str, ...], on_progress: OnProgres
     if options.text == "off" or run.trains_text or captions is None:
         return None
     cache = TextCache(open_store(options.text, "text", options), run.model.text_digest)
-    missing = cache.missing((*captions, *preview_texts))
+    missing = cache.missing((*captions, *_held_out_captions(run), *preview_texts))
     if missing:
         run.model.load("text_encoder")
         cache.fill(missing, run.model.encode_prompt, on_progress=lambda done, count: on_progress("text", done, count))
     return cache
 
 
+def _held_out_captions(run: Run) -> list[str]:
+    builder = make_held_out_builder(run, None)
+    return [builder.caption(visit, 0) for visit in run.held_out.visits()] if builder and run.held_out else []
+
+
 def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
     options = run.options.data.cache
     if options.latents == "off":
-        verify_pixels(run.index.images)
+        verify_pixels((*run.index.images, *(run.held_out.index.images if run.held_out else ())))
         return None
     cache = LatentCache(
         open_store(options.latents, "latents", options),
@@ -169,7 +193,9 @@ def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
         dtype=run.model.dtype_of("vae"),
         alpha_color=run.options.data.alpha_color,
     )
-    missing = cache.missing(make_builder(run, None).latent_items())
+    held_out = make_held_out_builder(run, None)
+    wanted = [*make_builder(run, None).latent_items(), *(held_out.latent_items() if held_out else ())]
+    missing = cache.missing(wanted)
     if missing:
         run.model.load("vae")
         cache.fill(

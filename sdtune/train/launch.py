@@ -153,6 +153,8 @@ def _train(
             certificate = certify_exports(run, files, registry)
     for file in files:
         screen.say(f"saved: {file.path}")
+    for text in trainer.verdict():
+        screen.say(text)
     if certificate is not None:
         screen.say(certificate.render())
         for warning in certificate.warnings():

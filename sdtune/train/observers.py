@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from sdtune.train.choice import ValidationReport
     from sdtune.train.run import Run
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ class Observer:
 
     def on_pause(self, run: Run, step: int) -> None:
         """Look at the model after a step that saves, previews or ends an epoch; time spent here is not step time."""
+
+    def on_validation(self, run: Run, report: ValidationReport) -> None:
+        """Look at a measurement of held-out images: before the first step, when it is due, and after the last."""
 
     def on_end(self, run: Run, step: int) -> None:
         """Look at the run after its last step of this start."""
@@ -147,6 +151,15 @@ class TensorBoardObserver(Observer):
         }
         if len(report.terms) > 1:
             scalars |= {f"loss/{name}": value for name, value in report.terms.items()}
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, report.step)
+
+    def on_validation(self, run: Run, report: ValidationReport) -> None:
+        """Write the loss of held-out images, and that of each part of the timestep range."""
+        scalars = {"val/loss": report.result.loss}
+        scalars |= {f"val/loss_bin_{number}": loss for number, loss in enumerate(report.result.bins)}
+        if report.result.objective is not None:
+            scalars["val/objective"] = report.result.objective
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, report.step)
 

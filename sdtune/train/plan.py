@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sdtune import __version__
 from sdtune.config.rates import count_steps
 from sdtune.export.artifact import PICKLED_KINDS
+from sdtune.train.choice import validation_facts
 from sdtune.train.objective_text import describe_objective, objective_notes
 from sdtune.train.optim import group_rates
 
@@ -93,6 +94,7 @@ def make_plan(run: Run) -> Plan:
         "objective": describe_objective(run.options, run.model),
         "images": _images_text(run),
         **_regularization_facts(run),
+        **validation_facts(run),
         "captions": _captions_text(run),
         "buckets": ", ".join(f"{size} x {count}" for size, count in run.bucket_counts().items()),
         "steps": _steps_text(run),

@@ -18,6 +18,7 @@ from sdtune.data.missing import find_missing, with_planned
 from sdtune.data.plan import batches_per_epoch, count_visits
 from sdtune.data.regularization import find_sources
 from sdtune.data.rotation import plan_rotations
+from sdtune.data.split import hold_out
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.models.open import open_model
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from sdtune.data.index import DataIndex
     from sdtune.data.missing import MissingImage
     from sdtune.data.rotation import Rotation
+    from sdtune.data.split import HeldOut
     from sdtune.data.text_cache import TextCache
     from sdtune.data.types import Placement, Size
     from sdtune.export.artifact import ArtifactKind
@@ -91,6 +93,7 @@ class Run:
         timetable: Steps and epochs.
         device: Where the model computes.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
+        held_out: Images that are measured and not trained on; None: there are none.
         started_at: Unix seconds.
     """
 
@@ -110,6 +113,7 @@ class Run:
     device: torch.device
     frozen: tuple[str, ...] = ()
     texts: TextCache | None = None
+    held_out: HeldOut | None = None
     started_at: float = field(default_factory=time.time)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -250,7 +254,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
     check_family(spec, model.family)
     check_objective(options, model)
     options = with_native_resolution(options, model)
-    index, placements, missing = read_data(options, model)
+    index, placements, missing, held_out = read_data(options, model)
     rotations = plan_rotations(index.images, placements, options.regularization.ratio)
     method = load_method(spec, options)
     method.check(index.instances)
@@ -279,6 +283,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         placements=placements,
         rotations=rotations,
         missing=missing,
+        held_out=held_out,
         timetable=timetable,
         device=model.source.device,
     )
@@ -286,21 +291,24 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
 
 def read_data(
     options: CoreOptions, model: DiffusionModel
-) -> tuple[DataIndex, tuple[Placement, ...], tuple[MissingImage, ...]]:
-    """Read the images and place them; regularization images that will be drawn are counted as if they were there."""
+) -> tuple[DataIndex, tuple[Placement, ...], tuple[MissingImage, ...], HeldOut | None]:
+    """Read the images and place them; regularization images that will be drawn are counted as if they were there.
+
+    What is held out for validation is not among them.
+    """
     sources = find_sources(
         options.regularization,
         options.data.subsets,
         lambda prompt: drawing_folder(model, prompt, options.data.resolution),
     )
-    index = build_index(options.data, sources)
+    index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
     placements = place_images(index.images, options.data)
     missing: list[MissingImage] = []
     for source in sources:
         if found := find_missing(source, index, placements):
             index, placements = with_planned(index, placements, source, found)
             missing += found
-    return index, placements, tuple(missing)
+    return index, placements, tuple(missing), held_out
 
 
 def open_base(options: CoreOptions, registry: Registry) -> DiffusionModel:

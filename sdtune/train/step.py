@@ -15,6 +15,8 @@ from sdtune.train.method import StepOutput
 from sdtune.train.objective import Objective
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sdtune.models.base import Conditioning, DiffusionModel
     from sdtune.train.method import Method
 
@@ -75,19 +77,26 @@ class TrainStep(nn.Module):
 
     def forward(self, inputs: StepInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Give the weighted loss of each sample (B,) and its named terms, each (B,), detached."""
+        terms = self.loss_terms(inputs, *self.predict(inputs))
+        weighted = torch.stack(list(terms.values())).sum(0) * inputs.weights
+        return weighted, {name: term.detach() for name, term in terms.items()}
+
+    def predict(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        """Give the model's answer and what it should have been, both (B, C, h, w)."""
         x_0 = self._latents(inputs)
         cond = self._conditioning(inputs)
         noise = self._noise(inputs, x_0)
         seen = noise if inputs.perturbation is None else noise + inputs.perturbation
         x_t = add_noise(self.model.schedule, x_0, seen, inputs.timesteps)
         prediction = self.model.denoise(x_t, inputs.timesteps, cond)
-        target = training_target(self.model.prediction, self.model.schedule, x_0, noise, inputs.timesteps)
+        return prediction, training_target(self.model.prediction, self.model.schedule, x_0, noise, inputs.timesteps)
+
+    def loss_terms(self, inputs: StepInputs, prediction: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Give the named terms of each sample's loss, each (B,), before the sample's weight."""
         loss = self.objective.losses(prediction, target, inputs.timesteps, inputs.mask)
-        terms = self.method.loss_terms(
+        return self.method.loss_terms(
             StepOutput(loss=loss, prediction=prediction, target=target, timesteps=inputs.timesteps)
         )
-        weighted = torch.stack(list(terms.values())).sum(0) * inputs.weights
-        return weighted, {name: term.detach() for name, term in terms.items()}
 
     def _latents(self, inputs: StepInputs) -> Tensor:
         if inputs.mean is not None and inputs.std is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from accelerate import Accelerator
 from sdtune.errors import ConfigError, StoppedError
 from sdtune.train.advice import training_hint
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
+from sdtune.train.choice import SUFFIX, Choice
 from sdtune.train.dry import describe_step, rehearse, rehearses
 from sdtune.train.gradients import Gradients
 from sdtune.train.memory import memory_told
@@ -78,6 +81,7 @@ class Trainer:
         self._update = Update(run)
         self._gradients = Gradients(run, source, self._accelerator, self._update)
         self._guard = StepGuard(run, self._update, self.save)
+        self._choice = Choice(run, source) if run.held_out is not None else None
         self._average = LossAverage()
         self._images_seen = 0
 
@@ -104,13 +108,16 @@ class Trainer:
             NumericsError: Loss or gradients are not finite; the last good checkpoint stays.
             OutOfMemoryError: The device's memory is used up.
         """
-        last = self.run.timetable.steps if stop_after is None else min(self.run.timetable.steps, self.step + stop_after)
-        if self.step < last and rehearses(self.run):
+        stop = math.inf if stop_after is None else self.step + stop_after
+        if self.step < min(stop, self.run.timetable.steps) and rehearses(self.run):
             rehearse(self.run, self._source, self._gradients, self._update, self.step)
+        if self._choice is not None:
+            self._choice.load(self.step)
         self._notify("on_start")
         try:
             with memory_told(self._place, lambda: training_hint(self.run)):
-                while self.step < last and not self._stop.is_raised:
+                self._validate()
+                while self.step < min(stop, self.run.timetable.steps) and not self._stop.is_raised:
                     self._one_step()
                     self._after_step()
         finally:
@@ -161,6 +168,10 @@ class Trainer:
         """Give the model the weights that files and pictures show."""
         return self._update.shown_weights()
 
+    def verdict(self) -> list[str]:
+        """Say in the end what held-out images tell, one line each."""
+        return [] if self._choice is None else self._choice.verdict()
+
     def _notify(self, event: str) -> None:
         with self.shown_weights():
             self._observers.notify(event, self.run, self.step)
@@ -198,7 +209,28 @@ class Trainer:
             )
             self._observers.notify("on_step", self.run, report)
 
+    def _validate(self) -> None:
+        """Measure held-out images if that is due, before the state is saved, so that a checkpoint includes it."""
+        choice = self._choice
+        if choice is None:
+            return
+        if choice.is_due(self.step):
+            with suppress(StoppedError):  # the loop sees the request, and the resumed run measures again
+                self._notify_validation(choice)
+        if choice.is_over:
+            self.run.timetable = replace(self.run.timetable, steps=self.step)
+
+    def _notify_validation(self, choice: Choice) -> None:
+        optimizer = self._update.snapshot()
+        with self.shown_weights():
+            report = choice.measure(self.step, self._stop.check)
+            if choice.is_kept(report):
+                choice.keep(report, self.run.export(self.step, SUFFIX, optimizer))
+        choice.write_facts()
+        self._observers.notify("on_validation", self.run, report)
+
     def _after_step(self) -> None:
+        self._validate()
         options = self.run.options
         ends_epoch = self.run.timetable.ends_epoch(self.step)
         epochs = self.run.timetable.epochs_done(self.step)

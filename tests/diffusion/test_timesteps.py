@@ -6,6 +6,7 @@ from sdtune.diffusion.timesteps import (
     draw_timestep,
     listed_shares,
     logit_normal_shares,
+    midpoints,
     sigmoid_shares,
 )
 
@@ -82,3 +83,12 @@ def test_a_timestep_without_a_share_never_comes():
 def test_both_ends_of_the_range_are_reached():
     found = drawn(cumulate(listed_shares(1000, [1.0]), 997, 1000), 997, 1000, 200)
     assert set(found.tolist()) == {997, 998, 999}
+
+
+@pytest.mark.parametrize(("parts", "middles"), [(1, [500]), (2, [250, 750]), (4, [125, 375, 625, 875])])
+def test_midpoints_lie_in_the_middle_of_equal_parts(parts, middles):
+    assert midpoints(0, 1000, parts) == middles
+
+
+def test_midpoints_stay_in_the_range():
+    assert midpoints(200, 203, 8) == [200, 200, 200, 201, 201, 202, 202, 202]
