@@ -28,6 +28,7 @@ from sdtune.train.info import RunInfo
 from sdtune.train.objective import check_objective
 from sdtune.train.optim import group_rates
 from sdtune.train.optimizers import check_fit, choose_optimizer
+from sdtune.train.ranks import Ranks
 from sdtune.train.timetable import Timetable
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Run:
         missing: Regularization images to be drawn first; the data set holds them as if they were there.
         timetable: Steps and epochs.
         device: Where the model computes.
+        ranks: This process among those of the training.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
         started_at: Unix seconds.
     """
@@ -109,6 +111,7 @@ class Run:
     timetable: Timetable
     device: torch.device
     frozen: tuple[str, ...] = ()
+    ranks: Ranks = field(default_factory=Ranks)
     texts: TextCache | None = None
     started_at: float = field(default_factory=time.time)
 
@@ -236,7 +239,7 @@ def run_folder(options: CoreOptions) -> RunFolder:
     return RunFolder(options.output.dir or Path("runs") / run_name(options))
 
 
-def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
+def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks | None = None) -> Run:
     """Read images, open the model, attach the method; nothing is written.
 
     Raises:
@@ -281,6 +284,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         missing=missing,
         timetable=timetable,
         device=model.source.device,
+        ranks=ranks or Ranks(),
     )
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 
-from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
+from sdtune.errors import DataError, NumericsError, OutOfMemoryError, PlatformError, StoppedError
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.gradients import Gradients
 from sdtune.train.observers import ObserverGroup, StepReport
@@ -64,11 +63,8 @@ class Trainer:
         self._source = source
         self._stop = stop
         self._observers = ObserverGroup(observers)
-        self._accelerator = Accelerator(mixed_precision="no", device_placement=False, cpu=run.device.type == "cpu")
-        if self._accelerator.num_processes > 1:
-            raise ConfigError("training in several processes is not supported yet", hint="start one process")
         self._update = Update(run)
-        self._gradients = Gradients(run, source, self._accelerator, self._update)
+        self._gradients = Gradients(run, source, self._update)
         self._average = LossAverage()
         self._images_seen = 0
 
@@ -98,7 +94,7 @@ class Trainer:
         last = self.run.timetable.steps if stop_after is None else min(self.run.timetable.steps, self.step + stop_after)
         self._notify("on_start")
         try:
-            while self.step < last and not self._stop.is_raised:
+            while self.step < last and not self.run.ranks.any(self._stop.is_raised):
                 self._one_step()
                 self._after_step()
         except torch.OutOfMemoryError as error:
@@ -107,6 +103,7 @@ class Trainer:
                 hint="try train.gradient_checkpointing=true, a smaller train.batch_size, or a smaller data.resolution",
             ) from error
         finally:
+            self._gradients.close()
             self._notify("on_end")
         if self.step < self.run.timetable.steps:
             self.save()
@@ -116,7 +113,9 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write a checkpoint of the state after the last step."""
+        """Write a checkpoint of the state after the last step; of several processes, the first does."""
+        if not self.run.ranks.is_first:
+            return
         packed = self._update.packed()
         position = Position(
             step=self.step,
@@ -133,7 +132,12 @@ class Trainer:
         self.run.folder.write_facts({"step": self.step})
 
     def export(self, suffix: str = "") -> list[ExportedFile]:
-        """Write the method's files after the last step: the running average's, where there is one, and as asked."""
+        """Write the method's files after the last step: the running average's, where there is one, and as asked.
+
+        Of several processes the first does.
+        """
+        if not self.run.ranks.is_first:
+            return []
         optimizer = self._update.snapshot()
         live = []
         if self._update.exports_live_too:
@@ -155,7 +159,11 @@ class Trainer:
         started = time.perf_counter()
         self.run.method.before_step(self.run.model, self.step + 1)
         lrs = self._update.prepare(self.step)
-        result = self._gradients.compute(self.step)
+        try:
+            result = self._gradients.compute(self.step)
+        except (DataError, PlatformError):
+            self.save()  # the weights are those of the step before
+            raise
         loss = float(result.loss)
         self._check_finite("loss", loss, result)
         grad_norm = self._update.clip()
