@@ -88,6 +88,8 @@ class Trainer:
 
         Raises:
             StoppedError: A stop was asked for; the state is saved.
+            DataError: An image cannot be read any more; the state before the step is saved.
+            PlatformError: A worker or another process died, or a file cannot be written; the same, where it can be.
             NumericsError: Loss or gradients are not finite; the last good checkpoint stays.
             OutOfMemoryError: The device's memory is used up.
         """
@@ -102,6 +104,9 @@ class Trainer:
                 f"memory is used up in step {self.step + 1}",
                 hint="try train.gradient_checkpointing=true, a smaller train.batch_size, or a smaller data.resolution",
             ) from error
+        except (DataError, PlatformError):
+            self.save()  # what failed has not touched the weights
+            raise
         finally:
             self._gradients.close()
             self._notify("on_end")
@@ -159,11 +164,7 @@ class Trainer:
         started = time.perf_counter()
         self.run.method.before_step(self.run.model, self.step + 1)
         lrs = self._update.prepare(self.step)
-        try:
-            result = self._gradients.compute(self.step)
-        except (DataError, PlatformError):
-            self.save()  # the weights are those of the step before
-            raise
+        result = self._gradients.compute(self.step)
         loss = float(result.loss)
         self._check_finite("loss", loss, result)
         grad_norm = self._update.clip()
