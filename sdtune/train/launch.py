@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
     from sdtune.data.missing import MissingImage
     from sdtune.plugins import Registry
+    from sdtune.sampling.request import PictureRequest
     from sdtune.train.checkpoint import Checkpoint
     from sdtune.train.ranks import Ranks
     from sdtune.train.run import Run
@@ -148,14 +149,8 @@ def _train(
 
         prompts = tuple(dict.fromkeys(text for request in requests for text in request.texts()))
         source = open_source(run, preview_texts=prompts, on_progress=on_progress)
-        observers = [
-            MetricsObserver(folder.metrics),
-            *([TensorBoardObserver(folder.tensorboard)] if run.options.log.tensorboard else []),
-            *([PreviewObserver(requests=requests)] if requests else []),
-            *registry.observers(run),
-            *screen.observers(),
-        ]
-        trainer = Trainer(run, source, observers if ranks.is_first else [], stop)
+        observers = _observers(run, registry, screen, requests) if ranks.is_first else ()
+        trainer = Trainer(run, source, observers, stop)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         trainer.train(stop_after=stop_after)
@@ -175,6 +170,19 @@ def _train(
         certificate.raise_if_faulty()
     for text in deliver_finished(run):
         screen.say(text)
+
+
+def _observers(
+    run: Run, registry: Registry, screen: Screen, requests: tuple[PictureRequest, ...]
+) -> Sequence[Observer]:
+    folder = run.folder
+    return [
+        MetricsObserver(folder.metrics),
+        *([TensorBoardObserver(folder.tensorboard)] if run.options.log.tensorboard else []),
+        *([PreviewObserver(requests=requests)] if requests else []),
+        *registry.observers(run),
+        *screen.observers(),
+    ]
 
 
 def _facts(run: Run) -> dict[str, object]:

@@ -70,14 +70,8 @@ class Ranks:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        try:
+        with self._noticing_deaths():
             distributed.all_gather_object(found, value)
-        except RuntimeError as error:
-            self._has_failed = True
-            raise PlatformError(
-                "another process of this training has ended",
-                hint="its own message says why; then go on with --resume",
-            ) from error
         if errors := [item for item in found if isinstance(item, SdtuneError)]:
             self._has_failed = True
             raise join_errors(errors)
@@ -91,6 +85,16 @@ class Ranks:
         """Tell whether it is so in any process."""
         return any(self.gather(is_so))
 
+    def add_up(self, tensor: Tensor) -> None:
+        """Put the sum over all processes in the place of a tensor's values.
+
+        Raises:
+            PlatformError: Another process is gone.
+        """
+        if self.size > 1:
+            with self._noticing_deaths():
+                distributed.all_reduce(tensor)
+
     def fail(self, error: SdtuneError) -> SdtuneError:
         """Tell the others that this process failed, unless they know; give the error that all of them end with."""
         if self._has_failed or self.size == 1:
@@ -100,6 +104,16 @@ class Ranks:
         except SdtuneError as joined:
             return joined
         return error
+
+    @contextmanager
+    def _noticing_deaths(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # gloo tells no more
+            self._has_failed = True
+            raise PlatformError(
+                "another process of this training has ended", hint="its own message says why; then go on with --resume"
+            ) from error
 
 
 class GradientSum:
@@ -111,6 +125,7 @@ class GradientSum:
     """
 
     def __init__(self, ranks: Ranks, parameters: Sequence[Tensor]) -> None:
+        self._ranks = ranks
         self._parameters = parameters
         sizes = [parameter.numel() * parameter.element_size() for parameter in parameters]
         wanted = 0 if ranks.size == 1 else max(*sizes, min(sum(sizes), _BUFFER_BYTES))
@@ -135,7 +150,7 @@ class GradientSum:
             flat = self._buffer[: sum(sizes) * bucket[0].element_size()].view(bucket[0].dtype)
             parts = [part.view_as(own) for part, own in zip(flat.split(sizes), bucket, strict=True)]
             torch._foreach_copy_(parts, bucket)
-            distributed.all_reduce(flat)
+            self._ranks.add_up(flat)
             torch._foreach_copy_(bucket, parts)
 
     def _buckets(self, gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
