@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from concurrent.futures import Future
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 logger = logging.getLogger(__name__)
 _OWN_KIND = (SdtuneError, MemoryError, torch.OutOfMemoryError)
 

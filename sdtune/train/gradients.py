@@ -82,7 +82,7 @@ class Gradients:
         """Forward and backward of one batch; its losses are divided by the samples of the whole step."""
         losses, terms = self._module(inputs)
         share = losses.sum() / count
-        self._update.scaled(share).backward()
+        torch.autograd.backward(self._update.scaled(share))
         return share.detach(), terms
 
     def _exchange(self, own: StepSums) -> StepSums:

@@ -255,10 +255,15 @@ def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
     return cache
 
 
-def _map_tensors(value: Any, act: Callable[[Tensor], Tensor]) -> Any:
-    """Put `act(tensor)` in the place of every tensor in a dataclass, also in those inside it."""
+def _map_tensors(inputs: StepInputs, act: Callable[[Tensor], Tensor]) -> StepInputs:
+    """Put `act(tensor)` in the place of every tensor."""
+    mapped: StepInputs = _map(inputs, act)
+    return mapped
+
+
+def _map(value: Any, act: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return act(value)
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    return replace(value, **{field.name: _map_tensors(getattr(value, field.name), act) for field in fields(value)})
+    return replace(value, **{field.name: _map(getattr(value, field.name), act) for field in fields(value)})

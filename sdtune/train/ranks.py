@@ -148,7 +148,7 @@ class GradientSum:
         for bucket in self._buckets([parameter.grad for parameter in found if parameter.grad is not None]):
             sizes = [gradient.numel() for gradient in bucket]
             flat = self._buffer[: sum(sizes) * bucket[0].element_size()].view(bucket[0].dtype)
-            parts = [part.view_as(own) for part, own in zip(flat.split(sizes), bucket, strict=True)]
+            parts = [part.view_as(own) for part, own in zip(torch.split(flat, sizes), bucket, strict=True)]
             torch._foreach_copy_(parts, bucket)
             self._ranks.add_up(flat)
             torch._foreach_copy_(bucket, parts)
