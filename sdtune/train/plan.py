@@ -171,8 +171,8 @@ def _processes_facts(run: Run) -> dict[str, str]:
         return {}
     visits = train.batch_size * train.gradient_accumulation
     each = f"{visits // count} or {visits // count + 1}" if visits % count else f"{visits // count}"
-    idle = f"; {count - visits} of them have nothing to do, try a larger train.batch_size" if visits < count else ""
-    return {"processes": f"{count}, which share the {visits} visits of a step: {each} each{idle}"}
+    idle = f"; {count - visits} without work, try a larger train.batch_size" if visits < count else ""
+    return {"processes": f"{count}, visits of a step: {visits} in all, {each} each{idle}"}
 
 
 def _optimizer_text(run: Run) -> str:

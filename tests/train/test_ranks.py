@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdtune.data.types import BatchPlan, Size, Visit
-from sdtune.errors import ConfigError, DataError, StoppedError
+from sdtune.errors import ConfigError, DataError, PlatformError, StoppedError
 from sdtune.train import ranks
 from sdtune.train.inputs import share_batches
 from sdtune.train.ranks import GradientSum, Ranks, find_ranks, join_errors
@@ -83,6 +83,48 @@ def test_the_errors_of_all_processes_become_one():
 
 def test_the_same_error_in_all_processes_is_told_once():
     assert len(join_errors([StoppedError("stopped"), StoppedError("stopped")]).problems) == 1
+
+
+@pytest.fixture
+def others(monkeypatch):
+    """What process 1 brings to each meeting with process 0; a RuntimeError is raised, as gloo does."""
+    brought = []
+
+    def meet(found, value):
+        other = brought.pop(0)
+        if isinstance(other, RuntimeError):
+            raise other
+        found[:] = [value, other]
+
+    monkeypatch.setattr(ranks.distributed, "all_gather_object", meet)
+    return brought
+
+
+def test_all_bring_something_and_get_everything(others):
+    others += ["b", False, True]
+    two = Ranks(0, 2)
+    assert (two.gather("a"), two.any(False), two.any(False)) == (["a", "b"], False, True)
+
+
+def test_an_error_of_one_process_is_everybodys_and_told_once(others):
+    others.append(DataError("damaged"))
+    two = Ranks(0, 2)
+    with pytest.raises(DataError, match="damaged") as caught:
+        two.gather("a")
+    assert two.fail(caught.value) is caught.value  # it meets nobody
+
+
+def test_errors_of_both_processes_are_joined(others):
+    others.append(DataError("b"))
+    assert str(Ranks(0, 2).fail(DataError("a"))) == "a\nb"
+
+
+def test_a_process_that_is_gone_is_told(others):
+    others.append(RuntimeError("Connection closed by peer"))
+    two = Ranks(0, 2)
+    with pytest.raises(PlatformError, match="another process of this training has ended; its own message says why"):
+        two.wait()
+    assert str(two.fail(DataError("a"))) == "a"  # it meets nobody
 
 
 @pytest.mark.parametrize("buffer_bytes", [1, 40, 10**6])
