@@ -77,6 +77,7 @@ def start(
             check_targets(loaded.options.output)
         ranks.wait()
         run = assemble(loaded, registry, folder, ranks)
+        ranks.wait()  # until all have seen the same images, none draws any
         screen.say(make_plan(run).render())
         if ranks.is_first:
             folder.create(overwrite=overwrite)
@@ -107,6 +108,7 @@ def resume(
         for line in damaged:
             screen.say(f"passed over a damaged checkpoint: {line}")
         run = assemble(loaded, registry, folder, ranks)
+        ranks.wait()  # until all have seen the same images, none draws any
         if missing := run.missing:
             del run
             run = _draw_first(missing, loaded, registry, screen, folder, ranks)

@@ -17,6 +17,7 @@ import torch
 from torch import distributed
 
 from sdtune.errors import ConfigError, PlatformError, SdtuneError, StoppedError
+from sdtune.train.signals import SIGNALS, StopRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -210,10 +211,11 @@ def joined_ranks() -> Iterator[Ranks]:
     try:
         with _silenced(not ranks.is_first):
             yield ranks
-            ranks.wait()
+            with StopRequest(is_patient=True):  # the first one still writes files
+                ranks.wait()
     except SdtuneError as error:
-        joined = ranks.fail(error)
         _ignore_signals()
+        joined = ranks.fail(error)
         if not ranks.is_first:
             raise SystemExit(joined.exit_code) from error
         if joined is not error:
@@ -254,5 +256,5 @@ def _silenced(is_wanted: bool) -> Iterator[None]:
 
 def _ignore_signals() -> None:
     """Leave in peace: as soon as one process has left, torchrun ends the others."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
