@@ -120,6 +120,11 @@ class DataOptions(Options):
     """Where in a picture the loss counts."""
     cache: CacheOptions = CacheOptions()
     """Caches."""
+    workers: Annotated[int, Field(ge=0, le=16)] = 2
+    """Threads that prepare batches while others are trained on; any number gives the same run. 0: none, each batch is
+    prepared when its turn comes. More than 2 help with `cache.latents: off` and photos of many megapixels."""
+    prefetch: Annotated[int, Field(ge=1, le=64)] = 4
+    """With `workers`: how many batches wait ready at most; one of pixels takes 12 MiB for each image of 1024 px."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:

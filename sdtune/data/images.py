@@ -165,12 +165,11 @@ def _open_file(path: Path) -> Iterator[IO[bytes]]:
 def _open_image(file: IO[bytes], path: Path) -> Iterator[Image.Image]:
     """Open an image, and tell whatever goes wrong with it as a `DataError`."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise _too_large(path, f"{image.width}x{image.height}")
-                yield image
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # for good: `catch_warnings` is not for several threads
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(path, f"{image.width}x{image.height}")
+            yield image
     except Image.DecompressionBombError:
         raise _too_large(path, "more than 100 megapixels") from None
     except UnidentifiedImageError:

@@ -68,7 +68,7 @@ class Choice:
         self._steps = due_steps(self._options, run.timetable)
         self._last_step = run.timetable.steps
         self._validator = Validator(run, source)
-        self.history = History(run.folder.validation)
+        self.history = History(run.folder.validation, is_written=run.ranks.is_first)
         self._kept: dict[str, Any] = {}
 
     @property
@@ -86,7 +86,7 @@ class Choice:
         """Tell whether a step is to be measured and was not yet."""
         return step in self._steps and not self.history.has(step)
 
-    def measure(self, step: int, check: Callable[[], None]) -> ValidationReport:
+    def measure(self, step: int, check: Callable[[], None] | None) -> ValidationReport:
         """Measure the model as it is now.
 
         Args:

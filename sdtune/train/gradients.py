@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from sdtune.train.objective import make_objective
+from sdtune.train.ranks import GradientSum
 from sdtune.train.step import TrainStep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping
 
-    from accelerate import Accelerator
     from torch import Tensor
 
     from sdtune.data.types import BatchPlan
@@ -43,40 +43,38 @@ class StepResult:
 
 
 class Gradients:
-    """Leave the gradients of a step in the trained parameters."""
+    """Leave the gradients of a step in the trained parameters: in each process those of the whole step."""
 
-    def __init__(self, run: Run, source: InputSource, accelerator: Accelerator, update: Update) -> None:
+    def __init__(self, run: Run, source: InputSource, update: Update) -> None:
         self._run = run
         self._source = source
-        self._accelerator = accelerator
         self._update = update
-        self._module = accelerator.prepare(TrainStep(run.model, run.method, make_objective(run.options, run.model)))
+        self._module = TrainStep(run.model, run.method, make_objective(run.options, run.model))
         self._module.train()
+        self._sum = GradientSum(run.ranks, list(run.parameters().values()))
+        self._feed: Generator[StepInputs] | None = None
+        self._next_step = -1  # what the feed goes on with
 
     def compute(self, step: int) -> StepResult:
         """Do forward and backward of optimizer step `step`, counted from 0."""
-        batches = [self._source.plan(micro) for micro in self._run.timetable.micro_steps(step)]
-        count = sum(len(batch.visits) for _, batch in batches)
-        losses: list[Tensor] = []
-        timesteps: list[Tensor] = []
-        terms: dict[str, Tensor] = {}
-        prior = _PriorLosses(is_used=bool(self._run.rotations))
-        for number, (epoch, batch) in enumerate(batches, start=1):
-            inputs = self._source.inputs(epoch, batch)
-            self._source.drawer.seed_layers(epoch, [visit.sample_id for visit in batch.visits])
-            own, named = self._micro_step(inputs, count, is_last=number == len(batches))
-            losses.append(own)
-            timesteps.append(inputs.timesteps)
-            for name, term in named.items():
-                terms[name] = terms.get(name, term.new_zeros(())) + term.sum() / count
-            prior.add(named, inputs.is_regularization)
-        ids = tuple(visit.sample_id for _, batch in batches for visit in batch.visits)
+        plan = self._source.plan_step(step)
+        feed = self._feed_of(step)
+        count = len(plan.sample_ids)
+        sums = StepSums(has_prior=bool(self._run.rotations))
+        for batch in plan.own:
+            inputs = next(feed)
+            self._source.drawer.seed_layers(plan.epoch, [visit.sample_id for visit in batch.visits])
+            losses, terms = self._backward(inputs, count)
+            sums.add(losses, terms, inputs, count)
+        self._next_step = step + 1
+        if self._run.ranks.size > 1:
+            sums = self._exchange(sums)
         return StepResult(
-            loss=torch.stack([own.sum() / count for own in losses]).sum(),
-            terms=terms | prior.means(),
-            sample_ids=ids,
-            losses=torch.cat(losses),
-            timesteps=torch.cat(timesteps),
+            loss=sums.loss(count),
+            terms=sums.terms | sums.prior_means(),
+            sample_ids=plan.sample_ids,
+            losses=torch.cat(sums.losses),
+            timesteps=torch.cat(sums.timesteps),
         )
 
     def rehearse(self, epoch: int, batch: BatchPlan) -> None:
@@ -84,37 +82,93 @@ class Gradients:
         inputs = self._source.inputs(epoch, batch)
         self._source.drawer.seed_layers(epoch, [visit.sample_id for visit in batch.visits])
         trained = [parameter for parameter in self._run.parameters().values() if parameter.requires_grad]
-        with self._accelerator.no_sync(self._module):
-            losses, _ = self._module(inputs)
-            torch.autograd.grad(losses.sum(), trained, allow_unused=True)
+        losses, _ = self._module(inputs)
+        torch.autograd.grad(losses.sum(), trained, allow_unused=True)
 
-    def _micro_step(self, inputs: StepInputs, count: int, *, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward of one batch; its losses are divided by the samples of the whole step."""
-        if is_last:
-            return self._backward(inputs, count)
-        with self._accelerator.no_sync(self._module):
-            return self._backward(inputs, count)
+    def close(self) -> None:
+        """End the preparation of inputs."""
+        if self._feed is not None:
+            self._feed.close()
+        self._feed, self._next_step = None, -1
+
+    def _feed_of(self, step: int) -> Generator[StepInputs]:
+        if self._feed is None or step != self._next_step:
+            self.close()
+            self._feed = self._source.feed(step)
+        return self._feed
 
     def _backward(self, inputs: StepInputs, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Forward and backward of one batch; its losses are divided by the samples of the whole step."""
         losses, terms = self._module(inputs)
-        self._accelerator.backward(self._update.scaled(losses.sum() / count))
+        torch.autograd.backward(self._update.scaled(losses.sum() / count))
         return losses.detach(), terms
 
+    def _exchange(self, own: StepSums) -> StepSums:
+        """Meet the other processes: add up gradients, losses and terms.
 
-class _PriorLosses:
-    """Unweighted losses of one step, the subject's and its class's apart."""
+        There is no DistributedDataParallel: it wants a backward of equal batches in each process, and a search for
+        parameters without gradient, while adapters' gradients are small and shares may be empty.
+        """
+        told = self._run.ranks.gather((own.on_cpu(), self._sum.present()))
+        self._sum.add_up([any(flags) for flags in zip(*(present for _, present in told), strict=True)])
+        joined = StepSums(has_prior=own.has_prior)
+        for sums, _ in told:
+            joined.join(sums)
+        return joined
 
-    def __init__(self, *, is_used: bool) -> None:
-        self._is_used = is_used
-        self._losses: dict[str, list[Tensor]] = {"instance": [], "prior": []}
 
-    def add(self, terms: Mapping[str, Tensor], is_regularization: Sequence[bool]) -> None:
-        """Take in a batch: named terms, each (B,)."""
-        if self._is_used:
-            losses = torch.stack(list(terms.values())).sum(0)
-            for loss, is_prior in zip(losses.unbind(), is_regularization, strict=True):
-                self._losses["prior" if is_prior else "instance"].append(loss)
+@dataclass(slots=True, kw_only=True)
+class StepSums:
+    """What becomes of a step's losses, added up batch by batch.
 
-    def means(self) -> dict[str, Tensor]:
-        """Give the mean of each kind that the step had samples of."""
-        return {name: torch.stack(losses).mean() for name, losses in self._losses.items() if losses}
+    Attributes:
+        has_prior: Losses of the subject and of its class are wanted apart.
+        losses: Weighted loss of each sample, a tensor (B,) for each batch.
+        timesteps: The timestep of each, int64, in the same way.
+        terms: Name to unweighted loss, divided by the samples of the whole step.
+        prior: Unweighted losses of single samples, the subject's (`instance`) and its class's.
+    """
+
+    has_prior: bool
+    losses: list[Tensor] = field(default_factory=list)
+    timesteps: list[Tensor] = field(default_factory=list)
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    prior: dict[str, list[Tensor]] = field(default_factory=lambda: {"instance": [], "prior": []})
+
+    def add(self, losses: Tensor, terms: Mapping[str, Tensor], inputs: StepInputs, count: int) -> None:
+        """Take in a batch: weighted losses and named terms, each (B,), and the number of samples in the whole step."""
+        self.losses.append(losses)
+        self.timesteps.append(inputs.timesteps)
+        for name, term in terms.items():
+            self.terms[name] = self.terms.get(name, term.new_zeros(())) + term.sum() / count
+        if self.has_prior:
+            each = torch.stack(list(terms.values())).sum(0)
+            for own, is_prior in zip(each.unbind(), inputs.is_regularization, strict=True):
+                self.prior["prior" if is_prior else "instance"].append(own)
+
+    def join(self, other: StepSums) -> None:
+        """Take in what another process added up."""
+        self.losses += other.losses
+        self.timesteps += other.timesteps
+        for name, term in other.terms.items():
+            self.terms[name] = self.terms.get(name, torch.zeros_like(term)) + term
+        for name, losses in other.prior.items():
+            self.prior[name] += losses
+
+    def on_cpu(self) -> StepSums:
+        """Give the same in the CPU's memory."""
+        return StepSums(
+            has_prior=self.has_prior,
+            losses=[losses.cpu() for losses in self.losses],
+            timesteps=[timesteps.cpu() for timesteps in self.timesteps],
+            terms={name: term.cpu() for name, term in self.terms.items()},
+            prior={name: [loss.cpu() for loss in losses] for name, losses in self.prior.items()},
+        )
+
+    def loss(self, count: int) -> Tensor:
+        """Give the weighted loss of the whole step, which has `count` samples."""
+        return torch.stack([losses.sum() / count for losses in self.losses]).sum()
+
+    def prior_means(self) -> dict[str, Tensor]:
+        """Give the mean unweighted loss of each kind that the step had samples of."""
+        return {name: torch.stack(losses).mean() for name, losses in self.prior.items() if losses}

@@ -27,12 +27,17 @@ class Measurement:
 class History:
     """The measurements of a run, one JSON line each.
 
+    Args:
+        path: The file.
+        is_written: Whether this process writes it.
+
     Attributes:
         measured: In order of their steps.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_written: bool = True) -> None:
         self._path = path
+        self._is_written = is_written
         self.measured: list[Measurement] = []
 
     def load(self, step: int) -> None:
@@ -41,13 +46,15 @@ class History:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        if kept != lines:
+        if kept != lines and self._is_written:
             write_text(self._path, "".join(kept), overwrite=True)
         self.measured = [_measurement(json.loads(line)) for line in kept]
 
     def add(self, measurement: Measurement, seconds: float) -> None:
         """Append a measurement."""
         self.measured.append(measurement)
+        if not self._is_written:
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_line(measurement, seconds)) + "\n")
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from contextlib import closing
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.cache import LatentCache
@@ -12,25 +18,54 @@ from sdtune.data.plan import plan_epoch
 from sdtune.data.tensor_store import open_store
 from sdtune.data.text_cache import TextCache
 from sdtune.train.advice import encoding_hint
+from sdtune.train.ahead import map_ahead
 from sdtune.train.draws import Drawer
 from sdtune.train.memory import memory_told, return_freed_memory
 from sdtune.train.objective import cumulated_shares
 from sdtune.train.step import StepInputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
-    from torch import Tensor
+    from collections.abc import Callable, Generator, Sequence
 
     from sdtune.data.types import BatchPlan
     from sdtune.models.base import Conditioning
+    from sdtune.train.ranks import Ranks
     from sdtune.train.run import Run
     from sdtune.train.timetable import MicroStep
 
     OnProgress = Callable[[str, int, int], None]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """What an optimizer step trains on.
+
+    Attributes:
+        epoch: Epoch, from 0.
+        sample_ids: All its samples, those of other processes too.
+        own: What of its micro-batches is this process's share; none of them is empty.
+    """
+
+    epoch: int
+    sample_ids: tuple[str, ...]
+    own: tuple[BatchPlan, ...]
+
+
+def share_batches(batches: Sequence[BatchPlan], ranks: Ranks) -> tuple[BatchPlan, ...]:
+    """Give a process's share of a step: neighbours in the row of all visits, so that as few batches as can be are cut.
+
+    The shares' lengths differ by one visit at most; a step of fewer visits than processes leaves some without.
+    """
+    part = ranks.part(sum(len(batch.visits) for batch in batches))
+    shares, start = [], 0
+    for batch in batches:
+        own = batch.visits[max(part.start - start, 0) : max(part.stop - start, 0)]
+        start += len(batch.visits)
+        if own:
+            shares.append(replace(batch, visits=own))
+    return tuple(shares)
 
 
 class InputSource:
@@ -56,17 +91,42 @@ class InputSource:
         self.latents = latents
         self.texts = texts
         self._builder = make_builder(run, latents)
-        self._planned: tuple[int, tuple[BatchPlan, ...]] = (-1, ())
+        self._epoch_plan = lru_cache(maxsize=2)(self._plan_epoch)  # what is prepared ahead may be an epoch ahead
 
     def plan(self, micro: MicroStep) -> tuple[int, BatchPlan]:
         """Give epoch and batch of a micro-step."""
-        if self._planned[0] != micro.epoch:
-            run, train = self._run, self._run.options.train
-            batches = plan_epoch(
-                train.seed, micro.epoch, run.index.images, run.placements, train.batch_size, run.rotations
-            )
-            self._planned = (micro.epoch, batches)
-        return micro.epoch, self._planned[1][micro.batch]
+        return micro.epoch, self._epoch_plan(micro.epoch)[micro.batch]
+
+    def plan_step(self, step: int) -> StepPlan:
+        """Plan optimizer step `step`, counted from 0."""
+        planned = [self.plan(micro) for micro in self._run.timetable.micro_steps(step)]
+        batches = [batch for _, batch in planned]
+        return StepPlan(
+            epoch=planned[0][0],
+            sample_ids=tuple(visit.sample_id for batch in batches for visit in batch.visits),
+            own=share_batches(batches, self._run.ranks),
+        )
+
+    def feed(self, first: int) -> Generator[StepInputs]:
+        """Give the inputs of each of this process's batches from optimizer step `first` on, in order.
+
+        They are prepared ahead in threads, as `data.workers` says; closing the generator ends the threads.
+        """
+        steps = (self.plan_step(step) for step in range(first, self._run.timetable.steps))
+        jobs = ((step.epoch, batch) for step in steps for batch in step.own)
+        data, device = self._run.options.data, self._run.device
+        is_cuda = device.type == "cuda"
+        own_gpu = torch.cuda.current_device() if is_cuda else None
+        prepared = map_ahead(
+            lambda job: self._pinned(*job) if is_cuda else self.prepare(*job),
+            jobs,
+            workers=data.workers,
+            ahead=data.prefetch,
+            initialise=None if own_gpu is None else lambda: torch.cuda.set_device(own_gpu),
+        )
+        with closing(prepared):
+            for inputs in prepared:
+                yield _map_tensors(inputs, lambda tensor: tensor.to(device, non_blocking=True))
 
     def images_before(self, step: int) -> int:
         """Count samples in the first `step` optimizer steps."""
@@ -78,30 +138,42 @@ class InputSource:
 
     def inputs(self, epoch: int, plan: BatchPlan) -> StepInputs:
         """Build everything a forward needs, on the device."""
+        return _map_tensors(self.prepare(epoch, plan), lambda tensor: tensor.to(self._run.device))
+
+    def prepare(self, epoch: int, plan: BatchPlan) -> StepInputs:
+        """Build everything a forward needs, in memory; may be called in several threads at once."""
         batch = self._builder.build(plan, epoch)
-        factor, device = self._run.model.latent_factor, self._run.device
+        factor = self._run.model.latent_factor
         shape = (self._run.model.latent_channels, plan.bucket.height // factor, plan.bucket.width // factor)
         draws = self.drawer.draw(epoch, batch.sample_ids, shape)
         return StepInputs(
-            pixels=_move(batch.pixels, device),
-            mean=_move(batch.mean, device),
-            std=_move(batch.std, device),
-            posterior_noise=draws.posterior_noise.to(device),
-            noise=draws.noise.to(device),
-            timesteps=draws.timesteps.to(device),
+            pixels=batch.pixels,
+            mean=batch.mean,
+            std=batch.std,
+            posterior_noise=draws.posterior_noise,
+            noise=draws.noise,
+            timesteps=draws.timesteps,
             captions=batch.captions,
             cond=self._conditioning(batch.captions),
-            weights=batch.weights.to(device),
-            sizes=batch.sizes.to(device),
+            weights=batch.weights,
+            sizes=batch.sizes,
             is_regularization=batch.is_regularization,
-            mask=_move(batch.mask, device),
-            offset=_move(draws.offset, device),
-            offset_strength=_move(draws.offset_strength, device),
-            perturbation=_move(draws.perturbation, device),
+            mask=batch.mask,
+            offset=draws.offset,
+            offset_strength=draws.offset_strength,
+            perturbation=draws.perturbation,
         )
 
     def _conditioning(self, captions: tuple[str, ...]) -> Conditioning | None:
-        return None if self.texts is None else self.texts.get(captions).to(self._run.device)
+        return None if self.texts is None else self.texts.get(captions)
+
+    def _pinned(self, epoch: int, plan: BatchPlan) -> StepInputs:
+        """Prepare in memory that a GPU reads on its own."""
+        return _map_tensors(self.prepare(epoch, plan), lambda tensor: tensor.pin_memory())
+
+    def _plan_epoch(self, epoch: int) -> tuple[BatchPlan, ...]:
+        run, train = self._run, self._run.options.train
+        return plan_epoch(train.seed, epoch, run.index.images, run.placements, train.batch_size, run.rotations)
 
 
 def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:
@@ -137,6 +209,8 @@ def make_held_out_builder(run: Run, latents: LatentCache | None) -> BatchBuilder
 def open_source(run: Run, *, preview_texts: tuple[str, ...], on_progress: OnProgress) -> InputSource:
     """Fill the caches, drop what is no longer needed from memory, and give the source of inputs.
 
+    Of several processes each fills its share of the caches on disk, and all of those in memory.
+
     Args:
         run: An assembled run.
         preview_texts: Prompts that previews will ask for; cached with the captions.
@@ -155,11 +229,12 @@ def open_source(run: Run, *, preview_texts: tuple[str, ...], on_progress: OnProg
         run.model.unload("text_encoder")
     else:
         run.model.load("text_encoder")
-    if latents is None or preview_texts:
+    if latents is None or (preview_texts and run.ranks.is_first):
         run.model.load("vae")
     else:
         run.model.unload("vae")
     return_freed_memory()
+    run.ranks.wait()  # what the others have put into the caches
     run.texts = texts
     return InputSource(run, latents=latents, texts=texts)
 
@@ -170,7 +245,8 @@ def _fill_texts(run: Run, preview_texts: tuple[str, ...], on_progress: OnProgres
     if options.text == "off" or run.trains_text or captions is None:
         return None
     cache = TextCache(open_store(options.text, "text", options), run.model.text_digest)
-    missing = cache.missing((*captions, *_held_out_captions(run), *preview_texts))
+    wanted = (*captions, *_held_out_captions(run), *preview_texts)
+    missing = cache.missing(run.ranks.share(wanted) if options.text == "disk" else wanted)
     if missing:
         run.model.load("text_encoder")
         cache.fill(missing, run.model.encode_prompt, on_progress=lambda done, count: on_progress("text", done, count))
@@ -185,7 +261,8 @@ def _held_out_captions(run: Run) -> list[str]:
 def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
     options = run.options.data.cache
     if options.latents == "off":
-        verify_pixels((*run.index.images, *(run.held_out.index.images if run.held_out else ())))
+        others = run.held_out.index.images if run.held_out else ()
+        verify_pixels(run.ranks.share((*run.index.images, *others)))
         return None
     cache = LatentCache(
         open_store(options.latents, "latents", options),
@@ -195,7 +272,7 @@ def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
     )
     held_out = make_held_out_builder(run, None)
     wanted = [*make_builder(run, None).latent_items(), *(held_out.latent_items() if held_out else ())]
-    missing = cache.missing(wanted)
+    missing = cache.missing(run.ranks.share(wanted) if options.latents == "disk" else wanted)
     if missing:
         run.model.load("vae")
         cache.fill(
@@ -207,5 +284,15 @@ def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
     return cache
 
 
-def _move(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.to(device, non_blocking=True)
+def _map_tensors(inputs: StepInputs, act: Callable[[Tensor], Tensor]) -> StepInputs:
+    """Put `act(tensor)` in the place of every tensor."""
+    mapped: StepInputs = _map(inputs, act)
+    return mapped
+
+
+def _map(value: Any, act: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return act(value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{field.name: _map(getattr(value, field.name), act) for field in fields(value)})

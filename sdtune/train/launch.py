@@ -20,6 +20,7 @@ from sdtune.train.memory import keep_freed_memory, peak_memory_bytes, return_fre
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
 from sdtune.train.previews import PreviewObserver, preview_requests
+from sdtune.train.ranks import joined_ranks
 from sdtune.train.run import assemble, open_base, run_folder
 from sdtune.train.signals import StopRequest
 from sdtune.train.trainer import Trainer
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
     from sdtune.data.missing import MissingImage
     from sdtune.plugins import Registry
+    from sdtune.sampling.request import PictureRequest
     from sdtune.train.checkpoint import Checkpoint
+    from sdtune.train.ranks import Ranks
     from sdtune.train.run import Run
 
 logger = logging.getLogger(__name__)
@@ -66,18 +69,24 @@ def start(
     Raises:
         SdtuneError: The run cannot start, or ended early; each child says why.
     """
-    folder = run_folder(loaded.options)
-    folder.check_free(overwrite=overwrite)
-    check_targets(loaded.options.output)
-    run = assemble(loaded, registry, folder)
-    screen.say(make_plan(run).render())
-    folder.create(overwrite=overwrite)
-    write_text(folder.config, dump(loaded.options, loaded.origins))
-    folder.write_facts(_facts(run))
-    if missing := run.missing:
-        del run  # the base model that draws needs its memory
-        run = _draw_first(missing, loaded, registry, screen, folder)
-    _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
+    with joined_ranks() as ranks:
+        screen = screen if ranks.is_first else Screen()
+        folder = run_folder(loaded.options)
+        if ranks.is_first:
+            folder.check_free(overwrite=overwrite)
+            check_targets(loaded.options.output)
+        ranks.wait()
+        run = assemble(loaded, registry, folder, ranks)
+        ranks.wait()  # until all have seen the same images, none draws any
+        screen.say(make_plan(run).render())
+        if ranks.is_first:
+            folder.create(overwrite=overwrite)
+            write_text(folder.config, dump(loaded.options, loaded.origins))
+            folder.write_facts(_facts(run))
+        if missing := run.missing:
+            del run  # the base model that draws needs its memory
+            run = _draw_first(missing, loaded, registry, screen, folder, ranks)
+        _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
     return run
 
 
@@ -89,44 +98,51 @@ def resume(
     Raises:
         SdtuneError: As `start`, or images, captions or model changed, or every checkpoint is damaged.
     """
-    if folder.read_facts().get("state") == "done":
-        screen.say(f"the run is complete: {folder.path}")
-        return
-    checkpoint, damaged = latest_checkpoint(folder.checkpoints)
-    for line in damaged:
-        screen.say(f"passed over a damaged checkpoint: {line}")
-    run = assemble(loaded, registry, folder)
-    if missing := run.missing:
-        del run
-        run = _draw_first(missing, loaded, registry, screen, folder)
-    if checkpoint is not None:
-        screen.say(f"{run.name}: going on after step {checkpoint.position.step} of {run.timetable.steps}")
-    _train(run, registry, screen, checkpoint=checkpoint, stop_after=stop_after)
+    with joined_ranks() as ranks:
+        screen = screen if ranks.is_first else Screen()
+        is_done = ranks.any(folder.read_facts().get("state") == "done")
+        if is_done:
+            screen.say(f"the run is complete: {folder.path}")
+            return
+        checkpoint, damaged = latest_checkpoint(folder.checkpoints)
+        for line in damaged:
+            screen.say(f"passed over a damaged checkpoint: {line}")
+        run = assemble(loaded, registry, folder, ranks)
+        ranks.wait()  # until all have seen the same images, none draws any
+        if missing := run.missing:
+            del run
+            run = _draw_first(missing, loaded, registry, screen, folder, ranks)
+        if checkpoint is not None:
+            screen.say(f"{run.name}: going on after step {checkpoint.position.step} of {run.timetable.steps}")
+        _train(run, registry, screen, checkpoint=checkpoint, stop_after=stop_after)
 
 
 def _draw_first(
-    missing: Sequence[MissingImage], loaded: Loaded, registry: Registry, screen: Screen, folder: RunFolder
+    missing: Sequence[MissingImage], loaded: Loaded, registry: Registry, screen: Screen, folder: RunFolder, ranks: Ranks
 ) -> Run:
-    """Draw regularization images that are missing, and assemble the run with them."""
-    with RunLock(folder), _log_to(folder), StopRequest() as stop:
+    """Draw regularization images that are missing, each process its share, and assemble the run with them."""
+    with _held(folder, ranks), StopRequest(is_patient=ranks.size > 1) as stop:
 
         def on_progress(what: str, done: int, count: int) -> None:
             screen.drawing(what, done, count)
             stop.check()
 
-        draw_missing(open_base(loaded.options, registry), missing, loaded.options.regularization.generate, on_progress)
+        if own := ranks.share(missing):
+            draw_missing(open_base(loaded.options, registry), own, loaded.options.regularization.generate, on_progress)
+        ranks.wait()
     return_freed_memory()
-    return assemble(loaded, registry, folder)
+    return assemble(loaded, registry, folder, ranks)
 
 
 def _train(
     run: Run, registry: Registry, screen: Screen, *, checkpoint: Checkpoint | None, stop_after: int | None
 ) -> None:
-    folder = run.folder
+    folder, ranks = run.folder, run.ranks
     keep_freed_memory()
-    with RunLock(folder), _log_to(folder), _state_kept(folder), StopRequest() as stop:
-        sweep_drafts(folder.path)
-        remember_last(folder)
+    with _held(folder, ranks), _state_kept(folder, ranks), StopRequest(is_patient=ranks.size > 1) as stop:
+        if ranks.is_first:
+            sweep_drafts(folder.path)
+            remember_last(folder)
         requests = preview_requests(run)
 
         def on_progress(what: str, done: int, count: int) -> None:
@@ -135,17 +151,13 @@ def _train(
 
         prompts = tuple(dict.fromkeys(text for request in requests for text in request.texts()))
         source = open_source(run, preview_texts=prompts, on_progress=on_progress)
-        observers = [
-            MetricsObserver(folder.metrics),
-            *([TensorBoardObserver(folder.tensorboard)] if run.options.log.tensorboard else []),
-            *([PreviewObserver(requests=requests)] if requests else []),
-            *registry.observers(run),
-            *screen.observers(),
-        ]
+        observers = _observers(run, registry, screen, requests) if ranks.is_first else ()
         trainer = Trainer(run, source, observers, stop)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         trainer.train(stop_after=stop_after)
+        if not ranks.is_first:
+            return
         files = trainer.export()
         delivered = [{"name": file.path.name, "kind": file.kind} for file in files if file.is_delivered]
         folder.write_facts({"files": delivered})
@@ -164,6 +176,19 @@ def _train(
         screen.say(text)
 
 
+def _observers(
+    run: Run, registry: Registry, screen: Screen, requests: tuple[PictureRequest, ...]
+) -> Sequence[Observer]:
+    folder = run.folder
+    return [
+        MetricsObserver(folder.metrics),
+        *([TensorBoardObserver(folder.tensorboard)] if run.options.log.tensorboard else []),
+        *([PreviewObserver(requests=requests)] if requests else []),
+        *registry.observers(run),
+        *screen.observers(),
+    ]
+
+
 def _facts(run: Run) -> dict[str, object]:
     return {
         "name": run.name,
@@ -179,9 +204,22 @@ def _facts(run: Run) -> dict[str, object]:
 
 
 @contextmanager
-def _state_kept(folder: RunFolder) -> Iterator[None]:
-    """Keep `run.json` true: running inside, then done, stopped or failed."""
-    folder.write_facts({"state": "running", "error": None, "started_at": time.time()})
+def _held(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+    """Hold the folder, and log into it; of several processes, the first does."""
+    if not ranks.is_first:
+        yield
+        return
+    with RunLock(folder), _log_to(folder):
+        yield
+
+
+@contextmanager
+def _state_kept(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+    """Keep `run.json` true: running inside, then done, stopped or failed; of several processes, the first does."""
+    if not ranks.is_first:
+        yield
+        return
+    folder.write_facts({"state": "running", "error": None, "started_at": time.time(), "world_size": ranks.size})
     try:
         yield
     except StoppedError:

@@ -89,7 +89,10 @@ class Method(ABC, Generic[C]):
         """Give the files of the method, from the parameters as they are now."""
 
     def captions(self, text: str, subset: Subset) -> Sequence[str]:
-        """Give the forms a caption can take, at least one; each visit draws one. The default leaves it as it is."""
+        """Give the forms a caption can take, at least one; each visit draws one. The default leaves it as it is.
+
+        It is called in several threads at once, so it changes nothing.
+        """
         return (text,)
 
     def check(self, images: Sequence[ImageRecord]) -> None:

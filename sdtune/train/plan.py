@@ -98,6 +98,7 @@ def make_plan(run: Run) -> Plan:
         "captions": _captions_text(run),
         "buckets": ", ".join(f"{size} x {count}" for size, count in run.bucket_counts().items()),
         "steps": _steps_text(run),
+        **_processes_facts(run),
         "optimizer": _optimizer_text(run),
         "file": _file_text(run, sum(group.parameters for group in trained)),
         "folder": str(run.folder.path),
@@ -164,6 +165,16 @@ def _steps_text(run: Run) -> str:
         f"{table.accumulation} a step = {table.steps_per_epoch} steps; {table.steps} steps = "
         f"{table.steps / table.steps_per_epoch:.3g} epochs"
     )
+
+
+def _processes_facts(run: Run) -> dict[str, str]:
+    count, train = run.ranks.size, run.options.train
+    if count == 1:
+        return {}
+    visits = train.batch_size * train.gradient_accumulation
+    each = f"{visits // count} or {visits // count + 1}" if visits % count else f"{visits // count}"
+    idle = f"; {count - visits} without work, try a larger train.batch_size" if visits < count else ""
+    return {"processes": f"{count}, visits of a step: {visits} in all, {each} each{idle}"}
 
 
 def _optimizer_text(run: Run) -> str:

@@ -29,6 +29,7 @@ from sdtune.train.info import RunInfo
 from sdtune.train.objective import check_objective
 from sdtune.train.optim import group_rates
 from sdtune.train.optimizers import check_fit, choose_optimizer
+from sdtune.train.ranks import Ranks
 from sdtune.train.timetable import Timetable
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Run:
         missing: Regularization images to be drawn first; the data set holds them as if they were there.
         timetable: Steps and epochs.
         device: Where the model computes.
+        ranks: This process among those of the training.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
         held_out: Images that are measured and not trained on; None: there are none.
         started_at: Unix seconds.
@@ -112,6 +114,7 @@ class Run:
     timetable: Timetable
     device: torch.device
     frozen: tuple[str, ...] = ()
+    ranks: Ranks = field(default_factory=Ranks)
     texts: TextCache | None = None
     held_out: HeldOut | None = None
     started_at: float = field(default_factory=time.time)
@@ -240,7 +243,7 @@ def run_folder(options: CoreOptions) -> RunFolder:
     return RunFolder(options.output.dir or Path("runs") / run_name(options))
 
 
-def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
+def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks | None = None) -> Run:
     """Read images, open the model, attach the method; nothing is written.
 
     Raises:
@@ -286,6 +289,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         held_out=held_out,
         timetable=timetable,
         device=model.source.device,
+        ranks=ranks or Ranks(),
     )
 
 

@@ -17,11 +17,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Catch SIGINT and SIGTERM while it is entered.
 
+    Args:
+        is_patient: A second signal does not end at once; torchrun sends one to all when one process has left.
+
     Attributes:
         is_raised: Whether a stop was asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_patient: bool = False) -> None:
+        self._is_patient = is_patient
         self.is_raised = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -40,6 +44,6 @@ class StopRequest:
             raise StoppedError("stopped before the first step", hint="start the run again")
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self.is_raised:
+        if self.is_raised and not self._is_patient:
             raise KeyboardInterrupt
         self.is_raised = True

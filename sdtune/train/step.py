@@ -1,4 +1,4 @@
-"""One forward of training, from latents to losses: the only module that is given to accelerate."""
+"""One forward of training, from latents to losses."""
 
 from __future__ import annotations
 

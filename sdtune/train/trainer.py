@@ -9,9 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
-from sdtune.errors import ConfigError, StoppedError
+from sdtune.errors import DataError, PlatformError, StoppedError
 from sdtune.train.advice import training_hint
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.choice import SUFFIX, Choice
@@ -75,11 +73,8 @@ class Trainer:
         self._stop = stop
         self._watch = Watch(run)
         self._observers = ObserverGroup([*observers, self._watch])
-        self._accelerator = Accelerator(mixed_precision="no", device_placement=False, cpu=run.device.type == "cpu")
-        if self._accelerator.num_processes > 1:
-            raise ConfigError("training in several processes is not supported yet", hint="start one process")
         self._update = Update(run)
-        self._gradients = Gradients(run, source, self._accelerator, self._update)
+        self._gradients = Gradients(run, source, self._update)
         self._guard = StepGuard(run, self._update, self.save)
         self._choice = Choice(run, source) if run.held_out is not None else None
         self._average = LossAverage()
@@ -105,6 +100,8 @@ class Trainer:
 
         Raises:
             StoppedError: A stop was asked for; the state is saved.
+            DataError: An image cannot be read any more; the state before the step is saved.
+            PlatformError: A worker or another process died, or a file cannot be written; the same, where it can be.
             NumericsError: Loss or gradients are not finite; the last good checkpoint stays.
             OutOfMemoryError: The device's memory is used up.
         """
@@ -117,10 +114,14 @@ class Trainer:
         try:
             with memory_told(self._place, lambda: training_hint(self.run)):
                 self._validate()
-                while self.step < min(stop, self.run.timetable.steps) and not self._stop.is_raised:
+                while self.step < min(stop, self.run.timetable.steps) and not self._is_stopped():
                     self._one_step()
                     self._after_step()
+        except (DataError, PlatformError):
+            self.save()  # what failed has not touched the weights
+            raise
         finally:
+            self._gradients.close()
             self._notify("on_end")
             self._update.tell_skipped(self.step)
         if self.step < self.run.timetable.steps:
@@ -131,13 +132,15 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write a checkpoint of the state after the last step.
+        """Write a checkpoint of the state after the last step; of several processes, the first does.
 
         Raises:
             NumericsError: There are weights that are not finite.
             PlatformError: The disk is full or cannot be written.
         """
         check_weights(self.run.parameters(), self.step)
+        if not self.run.ranks.is_first:
+            return
         packed = self._update.packed()
         position = Position(
             step=self.step,
@@ -154,7 +157,12 @@ class Trainer:
         self.run.folder.write_facts({"step": self.step})
 
     def export(self, suffix: str = "") -> list[ExportedFile]:
-        """Write the method's files after the last step: the running average's, where there is one, and as asked."""
+        """Write the method's files after the last step: the running average's, where there is one, and as asked.
+
+        Of several processes the first does.
+        """
+        if not self.run.ranks.is_first:
+            return []
         optimizer = self._update.snapshot()
         live = []
         if self._update.exports_live_too:
@@ -171,6 +179,9 @@ class Trainer:
     def verdict(self) -> list[str]:
         """Say in the end what held-out images tell, one line each."""
         return [] if self._choice is None else self._choice.verdict()
+
+    def _is_stopped(self) -> bool:
+        return self.run.ranks.any(self._stop.is_raised)
 
     def _notify(self, event: str) -> None:
         with self.shown_weights():
@@ -221,12 +232,13 @@ class Trainer:
             self.run.timetable = replace(self.run.timetable, steps=self.step)
 
     def _notify_validation(self, choice: Choice) -> None:
-        optimizer = self._update.snapshot()
+        optimizer, is_first = self._update.snapshot(), self.run.ranks.is_first
         with self.shown_weights():
-            report = choice.measure(self.step, self._stop.check)
+            report = choice.measure(self.step, self._stop.check if self.run.ranks.size == 1 else None)
             if choice.is_kept(report):
-                choice.keep(report, self.run.export(self.step, SUFFIX, optimizer))
-        choice.write_facts()
+                choice.keep(report, self.run.export(self.step, SUFFIX, optimizer) if is_first else ())
+        if is_first:
+            choice.write_facts()
         self._observers.notify("on_validation", self.run, report)
 
     def _after_step(self) -> None:

@@ -111,20 +111,15 @@ class Validator:
         return len(self._held_out.index.images)
 
     def measure(self, check: Callable[[], None] | None = None) -> ValidationResult:
-        """Measure all images.
+        """Measure all images; of several processes, each measures its share.
 
         Args:
             check: Called before each image; what it raises ends the measurement.
         """
-        plain, own = [], []
         with evaluating(self._step):
-            for number in range(self.count):
-                if check is not None:
-                    check()
-                losses = [self._losses(inputs) for inputs in self._inputs(number)]
-                plain.append(torch.cat([loss for loss, _ in losses]))
-                own.append(torch.cat([loss for _, loss in losses]))
-        table, objective = torch.stack(plain), torch.stack(own)  # (N, timesteps)
+            own = [self._losses(number, check) for number in self._run.ranks.part(self.count)]
+        measured = [losses for share in self._run.ranks.gather(own) for losses in share]
+        table, objective = torch.stack(measured, dim=1).unbind()  # (N, timesteps)
         names = [record.name for record in self._held_out.index.images]
         bins = table.reshape(self.count, self._run.options.validation.timesteps, -1).mean((0, 2))
         return ValidationResult(
@@ -133,12 +128,17 @@ class Validator:
             objective=None if torch.equal(table, objective) else objective.mean().item(),
         )
 
-    def _losses(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
-        """Give the squared error of each sample and the run's own loss, both (B,) float64 on the CPU."""
+    def _losses(self, number: int, check: Callable[[], None] | None) -> Tensor:
+        """Give an image's squared errors and the run's own losses, (2, timesteps) float64 on the CPU."""
+        if check is not None:
+            check()
+        return torch.cat([self._losses_of(inputs) for inputs in self._inputs(number)], dim=1)
+
+    def _losses_of(self, inputs: StepInputs) -> Tensor:
         prediction, target = self._step.predict(inputs)
         terms = self._step.loss_terms(inputs, prediction, target)
         plain = sample_losses(prediction, target, mask=inputs.mask)
-        return plain.double().cpu(), torch.stack(list(terms.values())).sum(0).double().cpu()
+        return torch.stack([plain, torch.stack(list(terms.values())).sum(0)]).double().cpu()
 
     def _inputs(self, number: int) -> Iterator[StepInputs]:
         """Give the inputs of an image at all its timesteps, a batch at a time."""
