@@ -137,5 +137,5 @@ def test_only_drafts_are_swept(tmp_path):
     (tmp_path / "sub" / ".sdtune-0123.tmp").mkdir(parents=True)
     (tmp_path / ".sdtune-4567.tmp").write_text("half")
     (tmp_path / "sub" / "kept.txt").write_text("whole")
-    sweep_drafts(tmp_path)
+    sweep_drafts(tmp_path, is_alone=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept.txt", "sub"]

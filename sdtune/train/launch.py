@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
-import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from sdtune.config.dump import dump
-from sdtune.errors import SdtuneError, StoppedError
+from sdtune.errors import PlatformError, SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
 from sdtune.train.certification import certify_exports
 from sdtune.train.checkpoint import latest_checkpoint
+from sdtune.train.clock import Clock
 from sdtune.train.drawing import draw_missing
 from sdtune.train.finish import check_targets, deliver_finished
-from sdtune.train.folder import RunFolder, RunLock, remember_last
+from sdtune.train.folder import RunFolder, remember_last
 from sdtune.train.inputs import open_source
+from sdtune.train.lock import RunLock
 from sdtune.train.memory import keep_freed_memory, peak_memory_bytes, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
 from sdtune.train.previews import PreviewObserver, preview_requests
 from sdtune.train.run import assemble, open_base, run_folder
+from sdtune.train.runlog import log_to
 from sdtune.train.signals import StopRequest
+from sdtune.train.space import check_space
 from sdtune.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -69,15 +72,18 @@ def start(
     folder = run_folder(loaded.options)
     folder.check_free(overwrite=overwrite)
     check_targets(loaded.options.output)
-    run = assemble(loaded, registry, folder)
-    screen.say(make_plan(run).render())
-    folder.create(overwrite=overwrite)
-    write_text(folder.config, dump(loaded.options, loaded.origins))
-    folder.write_facts(_facts(run))
-    if missing := run.missing:
-        del run  # the base model that draws needs its memory
-        run = _draw_first(missing, loaded, registry, screen, folder)
-    _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
+    with StopRequest() as stop:
+        run = assemble(loaded, registry, folder)
+        screen.say(make_plan(run).render())
+        check_space(run)
+        folder.create(overwrite=overwrite)
+        with _held(folder):
+            write_text(folder.config, dump(loaded.options, loaded.origins), overwrite=True)
+            folder.write_facts(_facts(run))
+            if missing := run.missing:
+                del run  # the base model that draws needs its memory
+                run = _draw_first(missing, loaded, registry, screen, folder, stop)
+            _train(run, registry, screen, stop, checkpoint=None, stop_after=stop_after)
     return run
 
 
@@ -92,46 +98,67 @@ def resume(
     if folder.read_facts().get("state") == "done":
         screen.say(f"the run is complete: {folder.path}")
         return
+    with StopRequest() as stop, _held(folder):
+        _go_on(loaded, registry, screen, folder, stop, stop_after)
+
+
+def _go_on(
+    loaded: Loaded, registry: Registry, screen: Screen, folder: RunFolder, stop: StopRequest, stop_after: int | None
+) -> None:
     checkpoint, damaged = latest_checkpoint(folder.checkpoints)
     for line in damaged:
         screen.say(f"passed over a damaged checkpoint: {line}")
     run = assemble(loaded, registry, folder)
     if missing := run.missing:
         del run
-        run = _draw_first(missing, loaded, registry, screen, folder)
+        run = _draw_first(missing, loaded, registry, screen, folder, stop)
     if checkpoint is not None:
         screen.say(f"{run.name}: going on after step {checkpoint.position.step} of {run.timetable.steps}")
-    _train(run, registry, screen, checkpoint=checkpoint, stop_after=stop_after)
+    check_space(run)
+    _train(run, registry, screen, stop, checkpoint=checkpoint, stop_after=stop_after)
 
 
 def _draw_first(
-    missing: Sequence[MissingImage], loaded: Loaded, registry: Registry, screen: Screen, folder: RunFolder
+    missing: Sequence[MissingImage],
+    loaded: Loaded,
+    registry: Registry,
+    screen: Screen,
+    folder: RunFolder,
+    stop: StopRequest,
 ) -> Run:
     """Draw regularization images that are missing, and assemble the run with them."""
-    with RunLock(folder), _log_to(folder), StopRequest() as stop:
 
-        def on_progress(what: str, done: int, count: int) -> None:
-            screen.drawing(what, done, count)
-            stop.check()
+    def on_progress(what: str, done: int, count: int) -> None:
+        screen.drawing(what, done, count)
+        stop.check(folder.path)
 
+    with _state_kept(folder):
+        stop.check(folder.path)
         draw_missing(open_base(loaded.options, registry), missing, loaded.options.regularization.generate, on_progress)
     return_freed_memory()
     return assemble(loaded, registry, folder)
 
 
 def _train(
-    run: Run, registry: Registry, screen: Screen, *, checkpoint: Checkpoint | None, stop_after: int | None
+    run: Run,
+    registry: Registry,
+    screen: Screen,
+    stop: StopRequest,
+    *,
+    checkpoint: Checkpoint | None,
+    stop_after: int | None,
 ) -> None:
     folder = run.folder
     keep_freed_memory()
-    with RunLock(folder), _log_to(folder), _state_kept(folder), StopRequest() as stop:
-        sweep_drafts(folder.path)
+    with _state_kept(folder):
+        stop.check(folder.path)
+        folder.check_logs(tensorboard=run.options.log.tensorboard)
         remember_last(folder)
         requests = preview_requests(run)
 
         def on_progress(what: str, done: int, count: int) -> None:
             screen.caching(what, done, count)
-            stop.check()
+            stop.check(folder.path)
 
         prompts = tuple(dict.fromkeys(text for request in requests for text in request.texts()))
         source = open_source(run, preview_texts=prompts, on_progress=on_progress)
@@ -177,33 +204,33 @@ def _facts(run: Run) -> dict[str, object]:
 
 
 @contextmanager
-def _state_kept(folder: RunFolder) -> Iterator[None]:
-    """Keep `run.json` true: running inside, then done, stopped or failed."""
-    folder.write_facts({"state": "running", "error": None, "started_at": time.time()})
-    try:
+def _held(folder: RunFolder) -> Iterator[None]:
+    """Keep other processes away, log into the folder, and clear what a killed process left there."""
+    with RunLock(folder.path) as lock, log_to(folder.log):
+        if lock.left_by:
+            logger.info("taken over from %s, which ended without letting go", lock.left_by)
+        sweep_drafts(folder.path, is_alone=True)
         yield
-    except StoppedError:
-        folder.write_facts({"state": "stopped"})
-        raise
-    except BaseException as error:
-        exit_code = error.exit_code if isinstance(error, SdtuneError) else 1
-        folder.write_facts({"state": "failed", "error": str(error), "exit_code": exit_code})
-        logger.info("failed: %s", error)
-        raise
-    folder.write_facts({"state": "done", "finished_at": time.time(), "peak_memory_bytes": peak_memory_bytes()})
 
 
 @contextmanager
-def _log_to(folder: RunFolder) -> Iterator[None]:
-    """Write what sdtune logs into the run folder too."""
-    handler = logging.FileHandler(folder.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root, level = logging.getLogger("sdtune"), logging.getLogger("sdtune").level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
+def _state_kept(folder: RunFolder) -> Iterator[None]:
+    """Keep `run.json` true: running inside, then done, stopped or failed."""
+    clock = Clock()
+    folder.write_facts({"state": "running", "error": None, "started_at": clock.started_at})
     try:
         yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()
+    except (StoppedError, KeyboardInterrupt):
+        _write_end(folder, {"state": "stopped"})
+        raise
+    except BaseException as error:
+        exit_code = error.exit_code if isinstance(error, SdtuneError) else 1
+        _write_end(folder, {"state": "failed", "error": str(error), "exit_code": exit_code})
+        logger.info("failed: %s", error)
+        raise
+    folder.write_facts({"state": "done", "finished_at": clock.now(), "peak_memory_bytes": peak_memory_bytes()})
+
+
+def _write_end(folder: RunFolder, facts: dict[str, object]) -> None:
+    with suppress(PlatformError):  # the disk may be what made the run fail, and that is to be told
+        folder.write_facts(facts)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import time
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdtune.errors import PlatformError
 from sdtune.files import write_text
 
 if TYPE_CHECKING:
@@ -75,8 +76,9 @@ class ObserverGroup:
         for observer in tuple(self._observers):
             try:
                 getattr(observer, event)(*args)
-            except Exception:  # an observer never ends a run (design 3)
-                logger.exception("%s failed in %s and is switched off", type(observer).__name__, event)
+            except Exception as error:  # an observer never ends a run (design 3)
+                name = type(observer).__name__
+                logger.warning("%s is switched off, the run goes on: %s", name, error or event, exc_info=True)
                 self._observers.remove(observer)
 
 
@@ -87,11 +89,9 @@ class MetricsObserver(Observer):
         self._path = path
 
     def on_start(self, run: Run, step: int) -> None:
-        """Drop lines of steps that a resumed run will do again."""
-        if not self._path.exists():
-            return
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        """Drop lines of steps that a resumed run will do again, and those a killed one has not finished."""
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        kept = [line + "\n" for line in lines if 0 < _step_of(line) <= step]
         write_text(self._path, "".join(kept), overwrite=True)
 
     def on_step(self, run: Run, report: StepReport) -> None:
@@ -104,13 +104,22 @@ class MetricsObserver(Observer):
             "grad_norm": report.grad_norm,
             "images_seen": report.images_seen,
             "seconds": round(report.seconds, 4),
-            "time": round(time.time(), 3),
+            "time": round(run.clock.now(), 3),
             **{f"lr/{name}": rate for name, rate in report.lrs.items()},
             **{f"loss/{name}": value for name, value in report.terms.items()},
             **report.metrics,
         }
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("r+", encoding="utf-8") as file:  # removed meanwhile: an error, told once
+            file.seek(0, os.SEEK_END)
             file.write(json.dumps(line) + "\n")
+
+
+def _step_of(line: str) -> int:
+    """Read the step of a line; 0 when it is damaged."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return 0
 
 
 class TensorBoardObserver(Observer):
@@ -128,6 +137,8 @@ class TensorBoardObserver(Observer):
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Write the step's numbers."""
+        if not self._folder.is_dir():  # its writer would go on writing to a file that nobody sees
+            raise PlatformError(f"{self._folder} is gone")
         scalars = {
             "loss/current": report.loss,
             "loss/average": report.loss_average,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from sdtune.data.rotation import plan_rotations
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.models.open import open_model
+from sdtune.train.clock import Clock
 from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
 from sdtune.train.groups import freeze_groups, split_groups
@@ -91,7 +91,7 @@ class Run:
         timetable: Steps and epochs.
         device: Where the model computes.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
-        started_at: Unix seconds.
+        clock: Set when the run was assembled.
     """
 
     options: CoreOptions
@@ -110,7 +110,7 @@ class Run:
     device: torch.device
     frozen: tuple[str, ...] = ()
     texts: TextCache | None = None
-    started_at: float = field(default_factory=time.time)
+    clock: Clock = field(default_factory=Clock)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Name to trained parameter, over all groups, in order."""
@@ -183,8 +183,8 @@ class Run:
             images=self.index.instances,
             regularization=self.index.regularization,
             buckets=self.bucket_counts(),
-            started_at=self.started_at,
-            finished_at=time.time(),
+            started_at=self.clock.started_at,
+            finished_at=self.clock.now(),
             trigger=self.trigger(),
             picture=newest_picture(self.folder.previews),
         )

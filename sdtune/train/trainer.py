@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 
-from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
+from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, PlatformError, StoppedError
+from sdtune.train.autosave import SaveClock
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.gradients import Gradients
 from sdtune.train.observers import ObserverGroup, StepReport
@@ -71,6 +72,7 @@ class Trainer:
         self._gradients = Gradients(run, source, self._accelerator, self._update)
         self._average = LossAverage()
         self._images_seen = 0
+        self._clock = SaveClock(run.options.save.every_minutes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put the run back where a checkpoint was taken.
@@ -129,8 +131,10 @@ class Trainer:
         checkpoint = Checkpoint(
             parameters=self.run.parameters(), optimizer=packed.tensors, position=position, ema=packed.ema
         )
-        save_checkpoint(self.run.folder.checkpoints, checkpoint, keep=self.run.options.save.keep)
+        with self._clock.saving():
+            save_checkpoint(self.run.folder.checkpoints, checkpoint, keep=self.run.options.save.keep)
         self.run.folder.write_facts({"step": self.step})
+        logger.info("saved step %d, save_ms=%.0f", self.step, self._clock.took_ms)
 
     def export(self, suffix: str = "") -> list[ExportedFile]:
         """Write the method's files after the last step: the running average's, where there is one, and as asked."""
@@ -194,13 +198,20 @@ class Trainer:
         ends_epoch = self.run.timetable.ends_epoch(self.step)
         epochs = self.run.timetable.epochs_done(self.step)
         is_end = self.step == self.run.timetable.steps
-        if _is_due(self.step, options.save.every_steps) or is_end:
+        if _is_due(self.step, options.save.every_steps) or self._clock.is_due or is_end:
             self.save()
         if not is_end and ends_epoch and _is_due(epochs, options.save.every_epochs):
-            self.export(f"-{epochs:06d}")
+            self._export_epoch(epochs)
         by_epoch = ends_epoch and _is_due(epochs, options.preview.every_epochs)
         if not is_end and (_is_due(self.step, options.preview.every_steps) or by_epoch):
             self._notify("on_pause")
+
+    def _export_epoch(self, epochs: int) -> None:
+        try:
+            self.export(f"-{epochs:06d}")
+        except PlatformError:
+            self.save()  # the state is worth more than the file
+            raise
 
 
 def _is_due(count: int, every: int | None) -> bool:

@@ -1,7 +1,8 @@
 import pytest
 
 from sdtune.errors import ConfigError, PlatformError
-from sdtune.train.folder import RunFolder, RunLock, find_run, remember_last
+from sdtune.train.folder import RunFolder, find_run, remember_last
+from sdtune.train.lock import RunLock
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ def test_a_file_in_the_way_is_named(tmp_path):
 
 
 def test_a_second_process_cannot_have_the_run(folder):
-    with RunLock(folder), pytest.raises(PlatformError, match="being trained by process"), RunLock(folder):
+    with RunLock(folder.path), pytest.raises(PlatformError, match="being trained by process"), RunLock(folder.path):
         pass
 
 
 def test_a_lock_is_free_again_afterwards(folder):
-    with RunLock(folder):
+    with RunLock(folder.path):
         pass
-    with RunLock(folder):
+    with RunLock(folder.path):
         assert (folder.path / ".lock").exists()
 
 
