@@ -281,7 +281,7 @@ def _lock(descriptor: int) -> None:
     import msvcrt
 
     os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # behind what is written there, which others can read that way
-    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # Windows only
+    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # Windows only
 
 
 def _remove(path: Path) -> None:
