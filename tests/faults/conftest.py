@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,6 +69,7 @@ def fork(work: Callable[[], int | None], said: Path) -> Child:
         sys.stdout = sys.stderr = said.open("w", encoding="utf-8", buffering=1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+        gc.freeze()  # else every collection looks at all that the parent has imported
         code = work() or 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -205,3 +208,9 @@ def straight(options: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory)
 def runs(options: tuple[str, ...], straight: Path, tmp_path: Path) -> Runs:
     """Give a run that is not started, in a folder of its own."""
     return Runs(options, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def faults() -> SimpleNamespace:
+    """Give the functions of this file, which test files cannot import."""
+    return SimpleNamespace(PLUGINS=PLUGINS, fork=fork, losses=losses, drafts=drafts)
