@@ -158,7 +158,10 @@ def free_bytes(path: Path) -> int:
     place = path.absolute()
     while not place.exists():
         place = place.parent
-    return shutil.disk_usage(place).free
+    usage = shutil.disk_usage(place)
+    if not usage.total:  # e.g. /proc
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    return usage.free
 
 
 def show_bytes(count: int) -> str:

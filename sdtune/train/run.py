@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _LINKS = frozenset({",", "a", "an", "and", "at", "by", "in", "of", "on", "the", "with"})
+_LONGEST_NAME = 255 - len("-000100-live.safetensors")  # of a file
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -224,11 +226,18 @@ class Run:
 
 
 def run_name(options: CoreOptions) -> str:
-    """Give the name of a run: `output.name`, or the data folder's name and the method's."""
-    if options.output.name:
-        return options.output.name
+    """Give the name of a run: `output.name`, or the data folder's name and the method's.
+
+    Raises:
+        ConfigError: Its files would have names that are too long.
+    """
     folder = options.data.path or (options.data.subsets[0].path if options.data.subsets else Path("data"))
-    return f"{folder.resolve().name}-{options.method}"
+    name = options.output.name or f"{folder.resolve().name}-{options.method}"
+    if (size := len(os.fsencode(name))) > _LONGEST_NAME:
+        raise ConfigError(
+            f"the run's name is too long: {size} bytes, of {_LONGEST_NAME}", hint="give a shorter --name", where=name
+        )
+    return name
 
 
 def run_folder(options: CoreOptions) -> RunFolder:
