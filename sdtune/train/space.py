@@ -22,13 +22,13 @@ from sdtune.train.method import ParamGroup
 from sdtune.train.optimizers import build_optimizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.train.run import Run
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-_TRIAL_SIDE = 128  # of a parameter large enough for 8-bit states, which begin at 4096 numbers
+_EIGHT_BIT_FROM = 4096  # numbers in a parameter; smaller ones have states of 32 bits in 8-bit optimizers too
 _TEXT_BYTES = 77 * 2048 * 4  # hidden states of 75 tokens, SDXL's; other families have fewer
 
 
@@ -58,9 +58,10 @@ class DiskNeed:
 
 def disk_need(run: Run) -> DiskNeed:
     """Compute what a run writes into an empty folder and an empty cache; nothing is read or written but headers."""
-    numbers = sum(parameter.numel() for parameter in run.parameters().values())
+    sizes = [parameter.numel() for parameter in run.parameters().values()]
+    numbers = sum(sizes)
     has_average = run.options.train.ema.decay is not None
-    checkpoint = math.ceil(numbers * 4 * (1 + has_average + _optimizer_share(run)))
+    checkpoint = numbers * 4 * (2 if has_average else 1) + _optimizer_bytes(run, sizes)
     return DiskNeed(
         checkpoint=checkpoint,
         checkpoints=checkpoint * min(run.options.save.keep + 1, run.timetable.steps),
@@ -141,9 +142,14 @@ def _written(paths: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _optimizer_share(run: Run) -> float:
-    """Measure the optimizer's state on a small parameter: bytes for each byte of parameters."""
-    trial = nn.Parameter(torch.ones(_TRIAL_SIDE, _TRIAL_SIDE, device=run.device))
+def _optimizer_bytes(run: Run, sizes: Sequence[int]) -> int:
+    small, large = _optimizer_share(run, side=32), _optimizer_share(run, side=128)
+    return math.ceil(sum(size * 4 * (small if size < _EIGHT_BIT_FROM else large) for size in sizes))
+
+
+def _optimizer_share(run: Run, *, side: int) -> float:
+    """Measure the optimizer's state on a square parameter: bytes for each byte of it."""
+    trial = nn.Parameter(torch.ones(side, side, device=run.device))
     group = ParamGroup(name="trial", part="unet", params={"trial": trial}, lr=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

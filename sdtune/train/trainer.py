@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 
-from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, PlatformError, StoppedError
+from sdtune.errors import ConfigError, DataError, NumericsError, OutOfMemoryError, PlatformError, StoppedError
 from sdtune.train.autosave import SaveClock
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.gradients import Gradients
@@ -101,7 +101,7 @@ class Trainer:
         self._notify("on_start")
         try:
             while self.step < last and not self._stop.is_raised:
-                self._one_step()
+                self._step_or_save()
                 self._after_step()
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
@@ -154,6 +154,13 @@ class Trainer:
     def _notify(self, event: str) -> None:
         with self.shown_weights():
             self._observers.notify(event, self.run, self.step)
+
+    def _step_or_save(self) -> None:
+        try:
+            self._one_step()
+        except (DataError, PlatformError):  # of an image or a cache, before anything is changed
+            self.save()
+            raise
 
     def _one_step(self) -> None:
         started = time.perf_counter()

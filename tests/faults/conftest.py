@@ -71,11 +71,10 @@ def fork(work: Callable[[], int | None], said: Path) -> Child:
             signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
         gc.freeze()  # else every collection looks at all that the parent has imported
         code = work() or 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # the end of a process
         sys.excepthook(*sys.exc_info())
         code = 1
     finally:
-        sys.stderr.flush()
         os._exit(code)  # nothing of the parent's is cleared up
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from sdtune.cli.main import run as run_command
 from sdtune.train.observers import Observer
 
 pytestmark = pytest.mark.slow
@@ -120,3 +119,22 @@ def test_f16_too_little_space_is_told_before_the_first_step(runs, monkeypatch):
     assert "checkpoints" in line
     assert "100 kB are free" in line
     assert not runs.folder.exists()
+
+
+def test_a_cache_that_vanishes_costs_no_step(runs, straight, tmp_path):
+    lost = At(3, lambda _: shutil.rmtree(tmp_path / "cache"))
+    line = runs.check_told(runs.start(f"data.cache.dir={tmp_path / 'cache'}", watch=[lost]), 5)
+    assert "gone or damaged; resume" in line
+    runs.check_intact(2, 3)
+    runs.check_goes_on(straight)
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_run(faults, runs, straight):
+    def close_terminal():
+        reader, writer = os.pipe()
+        os.close(reader)
+        sys.stderr = os.fdopen(writer, "w", buffering=1)
+
+    assert runs.start(before=close_terminal).wait() == 0
+    assert runs.losses == faults.losses(straight)
+    assert runs.state == "done"
