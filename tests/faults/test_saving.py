@@ -91,7 +91,7 @@ def test_f09_a_hundred_kills_lose_nothing_that_was_saved(faults, options, straig
             (path / "metrics.jsonl").touch()
         child = faults.fork(lap, tmp_path / "said.txt")
         if kill % 2:  # every other one while something is being written
-            wait_for(partial(faults.drafts, path), at_most_s=2.0)
+            wait_for(partial(faults.drafts, path / "checkpoints"), at_most_s=2.0)
         code = child.kill(draw.uniform(0.0, 0.02 if kill % 2 else 0.6))
         assert code in (-signal.SIGKILL, 0), child.said.read_text()
         reached, before = saved_step(path), reached
