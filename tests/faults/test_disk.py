@@ -74,8 +74,7 @@ def test_f14_the_first_failure_is_told_when_the_status_cannot_be_written_either(
     runs.check_goes_on(straight)
 
 
-@pytest.mark.parametrize(("more", "steps"), [((), (4, 6)), (("save.every_epochs=1", "train.batch_size=3"), (2, 4, 6))])
-def test_f15_a_file_that_does_not_fit_leaves_the_state_saved(runs, straight, more, steps):
+def test_f15_a_file_that_does_not_fit_leaves_the_state_saved(runs, straight):
     line = runs.check_told(runs.start(watch=[At(5, refuse_writing("exports/.sdtune"))]), 5)
     assert "exports" in line
     assert "make room" in line
