@@ -2,11 +2,23 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sdtune import files
 from sdtune.errors import ConfigError, PlatformError
-from sdtune.files import copy_file, hash_file, sweep_drafts, write_bytes, write_text, writing, writing_folder
+from sdtune.files import (
+    copy_file,
+    hash_file,
+    remove_folder,
+    show_bytes,
+    sweep_drafts,
+    write_bytes,
+    write_text,
+    writing,
+    writing_folder,
+)
 
 NAMES = ["plain.txt", "with space.txt", "猫.txt", "🐶 dog.txt", "שלום.txt", "trailing dot.", "a" * 251 + ".txt"]
 
@@ -137,5 +149,72 @@ def test_only_drafts_are_swept(tmp_path):
     (tmp_path / "sub" / ".sdtune-0123.tmp").mkdir(parents=True)
     (tmp_path / ".sdtune-4567.tmp").write_text("half")
     (tmp_path / "sub" / "kept.txt").write_text("whole")
-    sweep_drafts(tmp_path)
+    sweep_drafts(tmp_path, is_alone=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept.txt", "sub"]
+
+
+def test_drafts_of_this_process_are_left_where_others_write_too(tmp_path):
+    (tmp_path / ".sdtune-0123.tmp").touch()
+    with writing(tmp_path / "a") as file, writing_folder(tmp_path / "b") as folder:
+        sweep_drafts(tmp_path, is_alone=False)
+        assert sorted(tmp_path.iterdir()) == sorted([file, folder])
+
+
+def test_only_the_folder_itself_is_swept_when_asked(tmp_path):
+    deep = tmp_path / "sub" / ".sdtune-0123.tmp"
+    deep.mkdir(parents=True)
+    sweep_drafts(tmp_path, is_alone=True, depth="here")
+    assert deep.exists()
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced_when_asked(tmp_path, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    for text in ("old", "new"):
+        with writing_folder(tmp_path / "a", overwrite=True) as draft:
+            (draft / text).touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "new"]
+
+
+def test_a_folder_is_removed_with_all_in_it(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    remove_folder(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_with_need_and_room(tmp_path):
+    with (
+        pytest.raises(PlatformError, match=r"make room: 1.5 GB are needed, .* are free"),
+        writing(tmp_path / "a", size=1_500_000_000),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="tells files by their descriptors")
+def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
+    done = []
+    sync, link = os.fsync, os.link
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (done.append(str(Path(f"/proc/self/fd/{number}").readlink())), sync(number))
+    )
+    monkeypatch.setattr(os, "link", lambda old, new: (done.append("rename"), link(old, new)))
+    write_bytes(tmp_path / "new" / "a", b"x")
+    draft = done[1]
+    assert done == [str(tmp_path), draft, "rename", str(tmp_path / "new")]
+    assert ".sdtune-" in draft
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (1_234_567, "1.23 MB"),
+        (999_999_999, "1 GB"),
+        (2**50, "1.13e+03 TB"),
+    ],
+)
+def test_bytes_are_spelt_with_three_digits(count, text):
+    assert show_bytes(count) == text

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -198,7 +198,8 @@ class _Warnings(logging.Handler):
     """Print log records of level warning as the command line prints errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _say("error" if record.levelno >= logging.ERROR else "warning", "yellow", record.getMessage())
+        with suppress(OSError):  # the terminal is gone, and nothing ends by that
+            _say("error" if record.levelno >= logging.ERROR else "warning", "yellow", record.getMessage())
 
 
 @contextmanager

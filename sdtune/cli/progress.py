@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -23,16 +24,25 @@ if TYPE_CHECKING:
 _QUIET_S = 10.0
 
 
+class _LastingConsole(Console):
+    """A console that may go away: a closed terminal or pipe ends what is shown, and not the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Say no more, where rich would end the process."""
+        self.quiet = True
+
+
 class ConsoleScreen(Screen):
     """Print on standard error; standard output is for results."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = _LastingConsole(stderr=True, highlight=False, soft_wrap=True)
         self._said_at = 0.0
 
     def say(self, text: str) -> None:
         """Show a line or a paragraph as it is."""
-        self._console.print(text, markup=False)
+        with suppress(OSError):
+            self._console.print(text, markup=False)
 
     def caching(self, what: str, done: int, count: int) -> None:
         """Show how far a cache is filled: at both ends, and now and then."""

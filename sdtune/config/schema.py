@@ -26,6 +26,9 @@ class SaveOptions(Options):
 
     every_steps: PositiveInt | None = None
     """Save a checkpoint every so many steps; the last step is always saved."""
+    every_minutes: Annotated[float, Field(gt=0)] | None = 5.0
+    """Save a checkpoint when so many minutes have passed since the last one: what a crash or a power cut costs at most.
+    Large checkpoints are saved less often, so that saving takes a twentieth of the time at most. null: never."""
     every_epochs: PositiveInt | None = None
     """Export a file (NAME-000002) every so many epochs; the last one is always exported (NAME)."""
     keep: PositiveInt = 2

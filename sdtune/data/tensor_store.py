@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from sdtune.errors import PlatformError
+from sdtune.files import sweep_drafts, writing
 from sdtune.paths import user_cache_folder
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from sdtune.config.data import CacheOptions
 
 SCHEMA_VERSION = "1"
-
-_STRAY_AGE_S = 3600
 
 
 class TensorStore(ABC):
@@ -61,7 +58,7 @@ class DiskStore(TensorStore):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._sweep()
+        sweep_drafts(folder, is_alone=False)
 
     def path(self, key: str) -> Path:
         """Give the file of a key, whether it is there or not."""
@@ -91,26 +88,15 @@ class DiskStore(TensorStore):
             PlatformError: The disk is full or the folder cannot be written.
         """
         entry = _copies(tensors)
-        path = self.path(key)
-        unfinished = path.with_name(f".{key}.{os.getpid()}.tmp")
+        content = save(entry, metadata=_facts(key, entry))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_bytes(save(entry, metadata=_facts(key, entry)))
-            unfinished.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                unfinished.unlink()
+            # not synced: an entry that a power cut has spoilt is seen by its digest, and computed again
+            with writing(self.path(key), overwrite=True, size=len(content), sync=False) as draft:
+                draft.write_bytes(content)
+        except PlatformError as error:
             raise PlatformError(
-                f"cannot write the cache {self.folder}: {error.strerror}",
-                hint="make room, or set data.cache.dir to another folder",
+                f"the cache is not kept: {error}", hint="or set data.cache.dir to another folder"
             ) from error
-
-    def _sweep(self) -> None:
-        """Remove what killed runs left unfinished; other live runs finish theirs in well under an hour."""
-        for stray in self.folder.glob("*/.*.tmp"):
-            with suppress(OSError):
-                if stray.stat().st_mtime < time.time() - _STRAY_AGE_S:
-                    stray.unlink()
 
 
 def open_store(mode: Literal["disk", "ram"], kind: str, options: CacheOptions) -> TensorStore:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from sdtune.errors import ConfigError, NumericsError
+from sdtune.errors import NumericsError
 from sdtune.export.artifact import Artifact, BytesArtifact, FolderArtifact, PickledArtifact
 from sdtune.export.container import encode_header, hash_body, hash_legacy, iter_body
 from sdtune.export.metadata import build_metadata
@@ -87,8 +86,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, overwrite: bool) -> None:
-    with writing(path, overwrite=overwrite) as draft, draft.open("wb") as file:
-        file.write(encode_header(tensors, metadata))
+    header = encode_header(tensors, metadata)
+    size = len(header) + sum(tensor.nbytes for tensor in tensors.values())
+    with writing(path, overwrite=overwrite, size=size) as draft, draft.open("wb") as file:
+        file.write(header)
         file.writelines(iter_body(tensors))
 
 
@@ -112,10 +113,7 @@ def write_folder(
         ConfigError: The folder is there, and may not be replaced.
         PlatformError: The folder cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path} exists", hint="choose another name, or --overwrite")
-    shutil.rmtree(path, ignore_errors=True)
-    with writing_folder(path) as draft:
+    with writing_folder(path, overwrite=overwrite) as draft:
         for name, content in files.items():
             target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)

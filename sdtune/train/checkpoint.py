@@ -2,14 +2,19 @@
 
 A checkpoint is a folder `step-00000100` of `parameters.safetensors`, `optimizer.safetensors`, `state.json`, with a
 running average `ema.safetensors`, and `manifest.json`, which holds the SHA-256 of the others. It is built under a
-temporary name, flushed to the disk, and renamed once.
+temporary name, flushed to the disk, and renamed once. One that turns out damaged is renamed `damaged-step-00000100`
+and kept: it is not counted, and nothing but the user removes it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import shutil
+import logging
+import os
+import re
 from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +22,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sdtune.errors import ModelError, PlatformError
-from sdtune.files import hash_file, writing_folder
+from sdtune.files import hash_file, remove_folder, writing_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
 SCHEMA = 2
-_PREFIX = "step-"
+_NAME = re.compile(r"step-(\d+)")
+_DAMAGED = "damaged-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +65,12 @@ class Checkpoint:
     position: Position
     ema: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes on the disk."""
+        kinds = (self.parameters, self.optimizer, self.ema)
+        return sum(tensor.nbytes for tensor in chain.from_iterable(kind.values() for kind in kinds))
+
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write `folder/step-N` atomically, then remove all but the newest `keep`.
@@ -65,19 +78,21 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     Raises:
         PlatformError: The disk is full or cannot be written; earlier checkpoints are untouched.
     """
-    final = folder / f"{_PREFIX}{checkpoint.position.step:08d}"
-    if final.exists() and _is_whole(final):
-        return final  # a run repeats itself to the last bit, so this is the same checkpoint
-    shutil.rmtree(final, ignore_errors=True)
+    final = folder / f"step-{checkpoint.position.step:08d}"
+    if final.exists():
+        if _is_whole(final):
+            return final  # a run repeats itself to the last bit, so this is the same checkpoint
+        _set_aside(final)
     try:
-        with writing_folder(final) as draft:
+        with writing_folder(final, size=checkpoint.size_bytes) as draft:
             _write(draft, checkpoint)
-    except (SafetensorError, RuntimeError) as error:
-        raise PlatformError(
-            f"cannot save the checkpoint: {error}", where=str(folder), hint="free disk space, then --resume"
-        ) from error
+    except PlatformError as error:
+        raise PlatformError(f"the checkpoint is not saved: {error}", hint="then go on with --resume") from error
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            remove_folder(old)
+        except PlatformError as error:
+            logger.warning("an old checkpoint stays: %s", error)
     return final
 
 
@@ -85,33 +100,35 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """List complete-looking checkpoints, oldest first; their contents are not yet checked."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if path.name.startswith(_PREFIX) and path.is_dir()]
-    return sorted(found, key=lambda path: path.name)
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found) if path.is_dir()]
 
 
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Load the newest checkpoint that is whole.
+    """Load the newest checkpoint that is whole, and rename damaged ones that are newer; hold the run for that.
 
     Returns:
         The checkpoint, or None when there was never one, and one line for each damaged one passed over.
 
     Raises:
-        ModelError: There are checkpoints, and all are damaged; nothing is deleted.
+        ModelError: There are checkpoints, and all are damaged; nothing is changed.
     """
-    damaged: list[str] = []
+    damaged: list[tuple[Path, str]] = []
     found = list_checkpoints(folder)
     for path in reversed(found):
         try:
-            return load_checkpoint(path), damaged
+            checkpoint = load_checkpoint(path)
         except ModelError as error:
-            damaged.append(str(error))
+            damaged.append((path, str(error)))
+            continue
+        return checkpoint, [f"{reason}; kept as {_set_aside(bad).name}" for bad, reason in damaged]
     if found:
         raise ModelError(
-            f"all {len(found)} checkpoints are damaged, first: {damaged[0]}",
+            f"all {len(found)} checkpoints are damaged, first: {damaged[0][1]}",
             where=str(folder),
             hint="restore one from a backup, or start the run anew in another folder",
         )
-    return None, damaged
+    return None, []
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -142,13 +159,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    save_file(_owned(checkpoint.parameters), folder / "parameters.safetensors")
-    save_file(_owned(checkpoint.optimizer), folder / "optimizer.safetensors")
+    _save_tensors(folder / "parameters.safetensors", checkpoint.parameters)
+    _save_tensors(folder / "optimizer.safetensors", checkpoint.optimizer)
     if checkpoint.ema:
-        save_file(_owned(checkpoint.ema), folder / "ema.safetensors")
+        _save_tensors(folder / "ema.safetensors", checkpoint.ema)
     _write_json(folder / "state.json", asdict(checkpoint.position))
     files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     _write_json(folder / "manifest.json", {"schema": SCHEMA, "files": files})
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        save_file(_owned(tensors), path)
+    except SafetensorError as error:  # of the system's errors it keeps the number in its text alone
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code) if number else str(error)) from error
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that it is neither read nor counted nor replaced."""
+    names = (f"{_DAMAGED}{path.name}{'-' * bool(number)}{number or ''}" for number in count())
+    aside = next(place for name in names if not (place := path.with_name(name)).exists())
+    try:
+        return path.rename(aside)
+    except OSError as error:
+        raise PlatformError(f"cannot rename {path}: {error.strerror}", hint="see who owns it") from error
 
 
 def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

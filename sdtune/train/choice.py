@@ -86,7 +86,7 @@ class Choice:
         """Tell whether a step is to be measured and was not yet."""
         return step in self._steps and not self.history.has(step)
 
-    def measure(self, step: int, check: Callable[[], None] | None) -> ValidationReport:
+    def measure(self, step: int, check: Callable[[], None]) -> ValidationReport:
         """Measure the model as it is now.
 
         Args:

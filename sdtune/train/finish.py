@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdtune.export.deliver import carry_out, plan_delivery
 from sdtune.export.folders import check_root
+from sdtune.files import sweep_drafts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,8 @@ def deliver_finished(run: Run) -> Iterator[str]:
     """
     for ui, root in _targets(run.options.output):
         delivery = plan_delivery(run.folder.path, to=ui, root=root)
+        for folder in {file.target.parent for file in delivery.files}:
+            sweep_drafts(folder, is_alone=False, depth="here")
         carry_out(delivery)
         for file in delivery.files:
             yield f"copied: {file.target}"

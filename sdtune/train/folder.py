@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
+import logging
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sdtune.errors import ConfigError, PlatformError
-from sdtune.files import write_text
+from sdtune.files import remove_folder, sweep_drafts, write_text
 from sdtune.paths import user_cache_folder
+from sdtune.train.lock import NAME as LOCK
+from sdtune.train.lock import RunLock, refuse_held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+logger = logging.getLogger(__name__)
 RunState = Literal["planned", "running", "stopped", "failed", "done"]
 
 
@@ -88,9 +90,10 @@ class RunFolder:
             PlatformError: It cannot be made.
         """
         self.check_free(overwrite=overwrite)
+        sweep_drafts(self.path.parent, is_alone=False, depth="here")
         if self.facts.exists():
-            with RunLock(self):
-                shutil.rmtree(self.path)
+            with RunLock(self.path):
+                remove_folder(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -103,13 +106,20 @@ class RunFolder:
 
         Raises:
             ConfigError: It holds something already, and `overwrite` is off, or it is not a run's folder.
-            PlatformError: It is a file.
+            PlatformError: It is a file, a process trains there, or the system does not take the path.
         """
-        if not self.path.exists():
-            return
+        try:
+            if not self.path.exists():
+                return
+        except OSError as error:
+            raise PlatformError(
+                f"cannot use the run folder: {error.strerror}", where=str(self.path), hint="choose another --output"
+            ) from error
         if not self.path.is_dir():
             raise PlatformError("the run folder is a file", where=str(self.path), hint="choose another --output")
-        if not any(self.path.iterdir()):
+        refuse_held(self.path)
+        names = {path.name for path in self.path.iterdir()}
+        if not names or self._is_of_no_run(names):
             return
         if not self.facts.exists():
             raise ConfigError(
@@ -124,6 +134,11 @@ class RunFolder:
                 hint="go on with --resume, choose another --output, or discard it with --overwrite",
             )
 
+    def _is_of_no_run(self, names: set[str]) -> bool:
+        """Tell whether a run was killed here before it began: a lock, and what is written before `run.json`."""
+        drafts = {name for name in names if name.startswith(".sdtune-")}
+        return LOCK in names and names - drafts <= {LOCK, self.config.name, self.log.name}
+
     def open(self) -> None:
         """Check that the folder holds a run.
 
@@ -134,10 +149,14 @@ class RunFolder:
             raise ConfigError("no run to resume here", where=str(self.path), hint="give the folder of a run, or `last`")
 
     def read_facts(self) -> dict[str, Any]:
-        """Read `run.json`; empty when there is none."""
+        """Read `run.json`; empty when there is none, or it is damaged."""
         if not self.facts.exists():
             return {}
-        facts: dict[str, Any] = json.loads(self.facts.read_text(encoding="utf-8"))
+        try:
+            facts: dict[str, Any] = json.loads(self.facts.read_text(encoding="utf-8"))
+        except ValueError:
+            logger.warning("%s is damaged, and written anew", self.facts)
+            return {}
         return facts
 
     def write_facts(self, changes: Mapping[str, Any]) -> None:
@@ -145,50 +164,23 @@ class RunFolder:
         text = json.dumps({**self.read_facts(), **changes}, indent=1, ensure_ascii=False) + "\n"
         write_text(self.facts, text, overwrite=True)
 
+    def check_logs(self, *, tensorboard: bool) -> None:
+        """Check that metrics, and events where they are wanted, can be written.
 
-class RunLock:
-    """Hold a run folder for this process; the system lets go when the process dies, however it dies.
-
-    Raises:
-        PlatformError: Another process holds it.
-    """
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> RunLock:
-        path = self._folder.path / ".lock"
-        self._file = path.open("a+", encoding="utf-8")
+        Raises:
+            PlatformError: They cannot.
+        """
         try:
-            _lock(self._file)
+            self.metrics.open("a").close()
+            if tensorboard:
+                self.tensorboard.mkdir(exist_ok=True)
+                tempfile.TemporaryFile(dir=self.tensorboard).close()
         except OSError as error:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
             raise PlatformError(
-                f"the run is being trained by {holder}", where=str(self._folder.path), hint="wait for it, or stop it"
+                f"cannot write the logs of the run: {error.strerror}",
+                where=str(self.path),
+                hint="see what is in its place",
             ) from error
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._file.flush()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-
-def _lock(file: IO[str]) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # Windows only
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _last_run_note() -> Path:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import logging
-import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdtune.config.dump import dump
-from sdtune.errors import SdtuneError, StoppedError
+from sdtune.errors import PlatformError, SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
 from sdtune.train.certification import certify_exports
 from sdtune.train.checkpoint import latest_checkpoint
+from sdtune.train.clock import Clock
 from sdtune.train.drawing import draw_missing
 from sdtune.train.finish import check_targets, deliver_finished
-from sdtune.train.folder import RunFolder, RunLock, remember_last
+from sdtune.train.folder import RunFolder, remember_last
 from sdtune.train.inputs import open_source
+from sdtune.train.lock import RunLock
 from sdtune.train.memory import keep_freed_memory, peak_memory_bytes, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
 from sdtune.train.previews import PreviewObserver, preview_requests
 from sdtune.train.ranks import joined_ranks
 from sdtune.train.run import assemble, open_base, run_folder
+from sdtune.train.runlog import log_to
 from sdtune.train.signals import StopRequest
+from sdtune.train.space import check_space
 from sdtune.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -69,25 +73,8 @@ def start(
     Raises:
         SdtuneError: The run cannot start, or ended early; each child says why.
     """
-    with joined_ranks() as ranks:
-        screen = screen if ranks.is_first else Screen()
-        folder = run_folder(loaded.options)
-        if ranks.is_first:
-            folder.check_free(overwrite=overwrite)
-            check_targets(loaded.options.output)
-        ranks.wait()
-        run = assemble(loaded, registry, folder, ranks)
-        ranks.wait()  # until all have seen the same images, none draws any
-        screen.say(make_plan(run).render())
-        if ranks.is_first:
-            folder.create(overwrite=overwrite)
-            write_text(folder.config, dump(loaded.options, loaded.origins))
-            folder.write_facts(_facts(run))
-        if missing := run.missing:
-            del run  # the base model that draws needs its memory
-            run = _draw_first(missing, loaded, registry, screen, folder, ranks)
-        _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
-    return run
+    with _launched(registry, screen, stop_after) as launch:
+        return launch.start(loaded, overwrite=overwrite)
 
 
 def resume(
@@ -98,82 +85,176 @@ def resume(
     Raises:
         SdtuneError: As `start`, or images, captions or model changed, or every checkpoint is damaged.
     """
-    with joined_ranks() as ranks:
-        screen = screen if ranks.is_first else Screen()
-        is_done = ranks.any(folder.read_facts().get("state") == "done")
-        if is_done:
-            screen.say(f"the run is complete: {folder.path}")
+    with _launched(registry, screen, stop_after) as launch:
+        launch.resume(loaded, folder)
+
+
+@contextmanager
+def _launched(registry: Registry, screen: Screen, stop_after: int | None) -> Iterator[_Launch]:
+    """Join the other processes, and catch signals; only the first process speaks."""
+    with joined_ranks() as ranks, StopRequest(is_patient=ranks.size > 1) as stop:
+        yield _Launch(
+            registry=registry,
+            screen=screen if ranks.is_first else Screen(),
+            ranks=ranks,
+            stop=stop,
+            stop_after=stop_after,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Launch:
+    """A start of a run, in one of its processes: what all of its phases need."""
+
+    registry: Registry
+    screen: Screen
+    ranks: Ranks
+    stop: StopRequest
+    stop_after: int | None
+
+    def start(self, loaded: Loaded, *, overwrite: bool) -> Run:
+        """Begin a run."""
+        folder = run_folder(loaded.options)
+        if self.ranks.is_first:
+            folder.check_free(overwrite=overwrite)
+            check_targets(loaded.options.output)
+        self.ranks.wait()
+        run = self._assemble(loaded, folder)
+        self.screen.say(make_plan(run).render())
+        if self.ranks.is_first:
+            check_space(run)
+            folder.create(overwrite=overwrite)
+        with self._held(folder):
+            if self.ranks.is_first:
+                write_text(folder.config, dump(loaded.options, loaded.origins), overwrite=True)
+                folder.write_facts(_facts(run))
+            if missing := run.missing:
+                del run  # the base model that draws needs its memory
+                run = self._draw_first(missing, loaded, folder)
+            self._train(run, checkpoint=None)
+        return run
+
+    def resume(self, loaded: Loaded, folder: RunFolder) -> None:
+        """Go on with a run."""
+        if self.ranks.any(folder.read_facts().get("state") == "done"):
+            self.screen.say(f"the run is complete: {folder.path}")
             return
-        checkpoint, damaged = latest_checkpoint(folder.checkpoints)
-        for line in damaged:
-            screen.say(f"passed over a damaged checkpoint: {line}")
-        run = assemble(loaded, registry, folder, ranks)
-        ranks.wait()  # until all have seen the same images, none draws any
-        if missing := run.missing:
-            del run
-            run = _draw_first(missing, loaded, registry, screen, folder, ranks)
-        if checkpoint is not None:
-            screen.say(f"{run.name}: going on after step {checkpoint.position.step} of {run.timetable.steps}")
-        _train(run, registry, screen, checkpoint=checkpoint, stop_after=stop_after)
+        with self._held(folder):
+            checkpoint, damaged = latest_checkpoint(folder.checkpoints)
+            for line in damaged:
+                self.screen.say(f"passed over a damaged checkpoint: {line}")
+            run = self._assemble(loaded, folder)
+            if missing := run.missing:
+                del run
+                run = self._draw_first(missing, loaded, folder)
+            if checkpoint is not None:
+                self.screen.say(f"{run.name}: going on after step {checkpoint.position.step} of {run.timetable.steps}")
+            if self.ranks.is_first:
+                check_space(run)
+            self._train(run, checkpoint=checkpoint)
 
+    def _assemble(self, loaded: Loaded, folder: RunFolder) -> Run:
+        run = assemble(loaded, self.registry, folder, self.ranks)
+        self.ranks.wait()  # until all have seen the same images, none draws any
+        return run
 
-def _draw_first(
-    missing: Sequence[MissingImage], loaded: Loaded, registry: Registry, screen: Screen, folder: RunFolder, ranks: Ranks
-) -> Run:
-    """Draw regularization images that are missing, each process its share, and assemble the run with them."""
-    with _held(folder, ranks), StopRequest(is_patient=ranks.size > 1) as stop:
+    def _draw_first(self, missing: Sequence[MissingImage], loaded: Loaded, folder: RunFolder) -> Run:
+        """Draw regularization images that are missing, each process its share, and assemble the run with them."""
 
         def on_progress(what: str, done: int, count: int) -> None:
-            screen.drawing(what, done, count)
-            stop.check()
+            self.screen.drawing(what, done, count)
+            self.stop.check(folder.path)
 
-        if own := ranks.share(missing):
-            draw_missing(open_base(loaded.options, registry), own, loaded.options.regularization.generate, on_progress)
-        ranks.wait()
-    return_freed_memory()
-    return assemble(loaded, registry, folder, ranks)
+        with self._state_kept(folder):
+            self.stop.check(folder.path)
+            if own := self.ranks.share(missing):
+                draw_missing(
+                    open_base(loaded.options, self.registry), own, loaded.options.regularization.generate, on_progress
+                )
+            self.ranks.wait()
+        return_freed_memory()
+        return self._assemble(loaded, folder)
 
+    def _train(self, run: Run, *, checkpoint: Checkpoint | None) -> None:
+        keep_freed_memory()
+        with self._state_kept(run.folder):
+            trainer = self._trained(run, checkpoint)
+            if not self.ranks.is_first:
+                return
+            files = trainer.export()
+            delivered = [{"name": file.path.name, "kind": file.kind} for file in files if file.is_delivered]
+            run.folder.write_facts({"files": delivered})
+            with trainer.shown_weights():
+                certificate = certify_exports(run, files, self.registry)
+        for text in (*(f"saved: {file.path}" for file in files), *trainer.verdict()):
+            self.screen.say(text)
+        if certificate is not None:
+            self.screen.say(certificate.render())
+            for warning in certificate.warnings():
+                self.screen.say(f"warning: {warning}")
+            certificate.raise_if_faulty()
+        for text in deliver_finished(run):
+            self.screen.say(text)
 
-def _train(
-    run: Run, registry: Registry, screen: Screen, *, checkpoint: Checkpoint | None, stop_after: int | None
-) -> None:
-    folder, ranks = run.folder, run.ranks
-    keep_freed_memory()
-    with _held(folder, ranks), _state_kept(folder, ranks), StopRequest(is_patient=ranks.size > 1) as stop:
-        if ranks.is_first:
-            sweep_drafts(folder.path)
+    def _trained(self, run: Run, checkpoint: Checkpoint | None) -> Trainer:
+        """Fill the caches and train."""
+        folder = run.folder
+        self.stop.check(folder.path)
+        if self.ranks.is_first:
+            folder.check_logs(tensorboard=run.options.log.tensorboard)
             remember_last(folder)
         requests = preview_requests(run)
 
         def on_progress(what: str, done: int, count: int) -> None:
-            screen.caching(what, done, count)
-            stop.check()
+            self.screen.caching(what, done, count)
+            self.stop.check(folder.path)
 
         prompts = tuple(dict.fromkeys(text for request in requests for text in request.texts()))
         source = open_source(run, preview_texts=prompts, on_progress=on_progress)
-        observers = _observers(run, registry, screen, requests) if ranks.is_first else ()
-        trainer = Trainer(run, source, observers, stop)
+        observers = _observers(run, self.registry, self.screen, requests) if self.ranks.is_first else ()
+        trainer = Trainer(run, source, observers, self.stop)
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        trainer.train(stop_after=stop_after)
-        if not ranks.is_first:
+        trainer.train(stop_after=self.stop_after)
+        return trainer
+
+    @contextmanager
+    def _held(self, folder: RunFolder) -> Iterator[None]:
+        """Keep other programs away, log into the folder, and clear what a killed process left there.
+
+        Of several processes, the first does.
+        """
+        if not self.ranks.is_first:
+            self.ranks.wait()
+            yield
             return
-        files = trainer.export()
-        delivered = [{"name": file.path.name, "kind": file.kind} for file in files if file.is_delivered]
-        folder.write_facts({"files": delivered})
-        with trainer.shown_weights():
-            certificate = certify_exports(run, files, registry)
-    for file in files:
-        screen.say(f"saved: {file.path}")
-    for text in trainer.verdict():
-        screen.say(text)
-    if certificate is not None:
-        screen.say(certificate.render())
-        for warning in certificate.warnings():
-            screen.say(f"warning: {warning}")
-        certificate.raise_if_faulty()
-    for text in deliver_finished(run):
-        screen.say(text)
+        with RunLock(folder.path) as lock, log_to(folder.log):
+            if lock.left_by:
+                logger.info("taken over from %s, which ended without letting go", lock.left_by)
+            sweep_drafts(folder.path, is_alone=True)
+            self.ranks.wait()
+            yield
+
+    @contextmanager
+    def _state_kept(self, folder: RunFolder) -> Iterator[None]:
+        """Keep `run.json` true: running inside, then done, stopped or failed; of several processes, the first does."""
+        if not self.ranks.is_first:
+            yield
+            return
+        clock = Clock()
+        facts = {"state": "running", "error": None, "started_at": clock.started_at, "world_size": self.ranks.size}
+        folder.write_facts(facts)
+        try:
+            yield
+        except (StoppedError, KeyboardInterrupt):
+            _write_end(folder, {"state": "stopped"})
+            raise
+        except BaseException as error:
+            exit_code = error.exit_code if isinstance(error, SdtuneError) else 1
+            _write_end(folder, {"state": "failed", "error": str(error), "exit_code": exit_code})
+            logger.info("failed: %s", error)
+            raise
+        folder.write_facts({"state": "done", "finished_at": clock.now(), "peak_memory_bytes": peak_memory_bytes()})
 
 
 def _observers(
@@ -203,47 +284,6 @@ def _facts(run: Run) -> dict[str, object]:
     }
 
 
-@contextmanager
-def _held(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Hold the folder, and log into it; of several processes, the first does."""
-    if not ranks.is_first:
-        yield
-        return
-    with RunLock(folder), _log_to(folder):
-        yield
-
-
-@contextmanager
-def _state_kept(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Keep `run.json` true: running inside, then done, stopped or failed; of several processes, the first does."""
-    if not ranks.is_first:
-        yield
-        return
-    folder.write_facts({"state": "running", "error": None, "started_at": time.time(), "world_size": ranks.size})
-    try:
-        yield
-    except StoppedError:
-        folder.write_facts({"state": "stopped"})
-        raise
-    except BaseException as error:
-        exit_code = error.exit_code if isinstance(error, SdtuneError) else 1
-        folder.write_facts({"state": "failed", "error": str(error), "exit_code": exit_code})
-        logger.info("failed: %s", error)
-        raise
-    folder.write_facts({"state": "done", "finished_at": time.time(), "peak_memory_bytes": peak_memory_bytes()})
-
-
-@contextmanager
-def _log_to(folder: RunFolder) -> Iterator[None]:
-    """Write what sdtune logs into the run folder too."""
-    handler = logging.FileHandler(folder.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root, level = logging.getLogger("sdtune"), logging.getLogger("sdtune").level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()
+def _write_end(folder: RunFolder, facts: dict[str, object]) -> None:
+    with suppress(PlatformError):  # the disk may be what made the run fail, and that is to be told
+        folder.write_facts(facts)

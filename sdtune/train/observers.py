@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdtune.errors import is_out_of_memory
+from sdtune.errors import PlatformError, is_out_of_memory
 from sdtune.files import write_text
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ class ObserverGroup:
                 if is_out_of_memory(error):
                     logger.warning("memory is used up by %s; it is switched off, the training goes on", name)
                 else:
-                    logger.exception("%s failed in %s and is switched off", name, event)
-                continue
+                    logger.warning("%s is switched off, the run goes on: %s", name, error or event, exc_info=True)
 
 
 class MetricsObserver(Observer):
@@ -100,11 +99,9 @@ class MetricsObserver(Observer):
         self._path = path
 
     def on_start(self, run: Run, step: int) -> None:
-        """Drop lines of steps that a resumed run will do again."""
-        if not self._path.exists():
-            return
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        """Drop lines of steps that a resumed run will do again, and those a killed one has not finished."""
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        kept = [line + "\n" for line in lines if 0 < _step_of(line) <= step]
         write_text(self._path, "".join(kept), overwrite=True)
 
     def on_step(self, run: Run, report: StepReport) -> None:
@@ -117,14 +114,23 @@ class MetricsObserver(Observer):
             "grad_norm": report.grad_norm,
             "images_seen": report.images_seen,
             "seconds": round(report.seconds, 4),
-            "time": round(time.time(), 3),
+            "time": round(run.clock.now(), 3),
             **{f"lr/{name}": rate for name, rate in report.lrs.items()},
             **{f"loss/{name}": value for name, value in report.terms.items()},
             **report.metrics,
         }
         plain = {name: value if math.isfinite(value) else None for name, value in line.items()}  # JSON has no infinity
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("r+", encoding="utf-8") as file:  # removed meanwhile: an error, told once
+            file.seek(0, os.SEEK_END)
             file.write(json.dumps(plain) + "\n")
+
+
+def _step_of(line: str) -> int:
+    """Read the step of a line; 0 when it is damaged."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return 0
 
 
 class TensorBoardObserver(Observer):
@@ -142,6 +148,8 @@ class TensorBoardObserver(Observer):
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Write the step's numbers."""
+        if not self._folder.is_dir():  # its writer would go on writing to a file that nobody sees
+            raise PlatformError(f"{self._folder} is gone")
         scalars = {
             "loss/current": report.loss,
             "loss/average": report.loss_average,

@@ -13,6 +13,7 @@ from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.train.choice import validation_facts
 from sdtune.train.objective_text import describe_objective, objective_notes
 from sdtune.train.optim import group_rates
+from sdtune.train.space import describe_saving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +102,7 @@ def make_plan(run: Run) -> Plan:
         **_processes_facts(run),
         "optimizer": _optimizer_text(run),
         "file": _file_text(run, sum(group.parameters for group in trained)),
+        "checkpoints": describe_saving(run),
         "folder": str(run.folder.path),
     }
     surprises = (*run.model.notes(), *run.index.notes, *run.method.notes(), *objective_notes(run.options, run.model))

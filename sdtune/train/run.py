@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import time
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from sdtune.data.split import hold_out
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.models.open import open_model
+from sdtune.train.clock import Clock
 from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
 from sdtune.train.groups import freeze_groups, split_groups
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _LINKS = frozenset({",", "a", "an", "and", "at", "by", "in", "of", "on", "the", "with"})
+_LONGEST_NAME = 255 - len("-000100-live.safetensors")  # of a file
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -96,7 +98,7 @@ class Run:
         ranks: This process among those of the training.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
         held_out: Images that are measured and not trained on; None: there are none.
-        started_at: Unix seconds.
+        clock: Set when the run was assembled.
     """
 
     options: CoreOptions
@@ -117,7 +119,7 @@ class Run:
     ranks: Ranks = field(default_factory=Ranks)
     texts: TextCache | None = None
     held_out: HeldOut | None = None
-    started_at: float = field(default_factory=time.time)
+    clock: Clock = field(default_factory=Clock)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Name to trained parameter, over all groups, in order."""
@@ -190,8 +192,8 @@ class Run:
             images=self.index.instances,
             regularization=self.index.regularization,
             buckets=self.bucket_counts(),
-            started_at=self.started_at,
-            finished_at=time.time(),
+            started_at=self.clock.started_at,
+            finished_at=self.clock.now(),
             trigger=self.trigger(),
             picture=newest_picture(self.folder.previews),
         )
@@ -231,11 +233,18 @@ class Run:
 
 
 def run_name(options: CoreOptions) -> str:
-    """Give the name of a run: `output.name`, or the data folder's name and the method's."""
-    if options.output.name:
-        return options.output.name
+    """Give the name of a run: `output.name`, or the data folder's name and the method's.
+
+    Raises:
+        ConfigError: Its files would have names that are too long.
+    """
     folder = options.data.path or (options.data.subsets[0].path if options.data.subsets else Path("data"))
-    return f"{folder.resolve().name}-{options.method}"
+    name = options.output.name or f"{folder.resolve().name}-{options.method}"
+    if (size := len(os.fsencode(name))) > _LONGEST_NAME:
+        raise ConfigError(
+            f"the run's name is too long: {size} bytes, of {_LONGEST_NAME}", hint="give a shorter --name", where=name
+        )
+    return name
 
 
 def run_folder(options: CoreOptions) -> RunFolder:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sdtune.errors import DataError, PlatformError, StoppedError
 from sdtune.train.advice import training_hint
+from sdtune.train.autosave import SaveClock
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.choice import SUFFIX, Choice
 from sdtune.train.dry import describe_step, rehearse, rehearses
@@ -22,7 +23,7 @@ from sdtune.train.update import Update
 from sdtune.train.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from sdtune.train.inputs import InputSource
@@ -79,6 +80,7 @@ class Trainer:
         self._choice = Choice(run, source) if run.held_out is not None else None
         self._average = LossAverage()
         self._images_seen = 0
+        self._clock = SaveClock(run.options.save.every_minutes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put the run back where a checkpoint was taken.
@@ -115,11 +117,9 @@ class Trainer:
             with memory_told(self._place, lambda: training_hint(self.run)):
                 self._validate()
                 while self.step < min(stop, self.run.timetable.steps) and not self._is_stopped():
-                    self._one_step()
+                    with self._saved_if_failing():
+                        self._one_step()
                     self._after_step()
-        except (DataError, PlatformError):
-            self.save()  # what failed has not touched the weights
-            raise
         finally:
             self._gradients.close()
             self._notify("on_end")
@@ -153,8 +153,10 @@ class Trainer:
         checkpoint = Checkpoint(
             parameters=self.run.parameters(), optimizer=packed.tensors, position=position, ema=packed.ema
         )
-        save_checkpoint(self.run.folder.checkpoints, checkpoint, keep=self.run.options.save.keep)
+        with self._clock.saving():
+            save_checkpoint(self.run.folder.checkpoints, checkpoint, keep=self.run.options.save.keep)
         self.run.folder.write_facts({"step": self.step})
+        logger.info("saved step %d, save_ms=%.0f", self.step, self._clock.took_ms)
 
     def export(self, suffix: str = "") -> list[ExportedFile]:
         """Write the method's files after the last step: the running average's, where there is one, and as asked.
@@ -180,8 +182,13 @@ class Trainer:
         """Say in the end what held-out images tell, one line each."""
         return [] if self._choice is None else self._choice.verdict()
 
+    def _check_stop(self) -> None:
+        if self.run.ranks.size == 1:  # several end together, after they have met
+            self._stop.check(self.run.folder.path)
+
     def _is_stopped(self) -> bool:
-        return self.run.ranks.any(self._stop.is_raised)
+        with self._saved_if_failing():
+            return self.run.ranks.any(self._stop.is_raised)
 
     def _notify(self, event: str) -> None:
         with self.shown_weights():
@@ -189,6 +196,15 @@ class Trainer:
 
     def _place(self) -> str:
         return f"in step {self.step + 1}, {describe_step(self.run, self._source, self.step)}"
+
+    @contextmanager
+    def _saved_if_failing(self) -> Iterator[None]:
+        """Save before an error leaves that has not touched the state: of an image, a file or another process."""
+        try:
+            yield
+        except (DataError, PlatformError):
+            self.save()
+            raise
 
     def _one_step(self) -> None:
         started = time.perf_counter()
@@ -234,7 +250,7 @@ class Trainer:
     def _notify_validation(self, choice: Choice) -> None:
         optimizer, is_first = self._update.snapshot(), self.run.ranks.is_first
         with self.shown_weights():
-            report = choice.measure(self.step, self._stop.check if self.run.ranks.size == 1 else None)
+            report = choice.measure(self.step, self._check_stop)
             if choice.is_kept(report):
                 choice.keep(report, self.run.export(self.step, SUFFIX, optimizer) if is_first else ())
         if is_first:
@@ -247,10 +263,11 @@ class Trainer:
         ends_epoch = self.run.timetable.ends_epoch(self.step)
         epochs = self.run.timetable.epochs_done(self.step)
         is_end = self.step == self.run.timetable.steps
-        if _is_due(self.step, options.save.every_steps) or is_end:
+        if _is_due(self.step, options.save.every_steps) or self._clock.is_due or is_end:
             self.save()
         if not is_end and ends_epoch and _is_due(epochs, options.save.every_epochs):
-            self.export(f"-{epochs:06d}")
+            with self._saved_if_failing():  # the state is worth more than the file
+                self.export(f"-{epochs:06d}")
         by_epoch = ends_epoch and _is_due(epochs, options.preview.every_epochs)
         if not is_end and (_is_due(self.step, options.preview.every_steps) or by_epoch):
             self._notify("on_pause")

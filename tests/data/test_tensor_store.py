@@ -8,6 +8,7 @@ import torch
 from sdtune.config.data import CacheOptions
 from sdtune.data.tensor_store import DiskStore, RamStore, cache_folder, content_key, open_store
 from sdtune.errors import PlatformError
+from sdtune.files import writing
 
 KEY = content_key("a")
 
@@ -96,19 +97,18 @@ def test_entry_of_another_key_is_dropped(disk, entry):
 
 def test_folder_that_cannot_be_written_is_told(tmp_path, entry):
     (tmp_path / "cache").write_text("a file stands here")
-    with pytest.raises(PlatformError, match=r"cannot write the cache .*data.cache.dir"):
+    with pytest.raises(PlatformError, match=r"the cache is not kept: cannot write .*data.cache.dir"):
         DiskStore(tmp_path / "cache").save(KEY, entry)
 
 
-def test_leftovers_of_killed_runs_are_swept_and_fresh_ones_kept(disk, entry):
+def test_leftovers_of_killed_runs_are_swept_and_those_of_live_ones_kept(disk, entry):
     disk.save(KEY, entry)
-    old, fresh = (disk.path(KEY).with_name(f".{name}.tmp") for name in ("old", "fresh"))
-    for path in (old, fresh):
-        path.touch()
-    os.utime(old, (0, 0))
-    DiskStore(disk.folder)
-    assert not old.exists()
-    assert fresh.exists()
+    left = disk.path(KEY).with_name(".sdtune-0123.tmp")
+    left.write_bytes(b"half")
+    with writing(disk.path("ab")) as draft:
+        DiskStore(disk.folder)
+        assert draft.exists()
+    assert not left.exists()
 
 
 def test_keys_tell_parts_and_types_apart():

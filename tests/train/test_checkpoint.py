@@ -106,3 +106,39 @@ def test_a_failed_save_leaves_the_earlier_one_and_no_litter(tmp_path, monkeypatc
     with pytest.raises(PlatformError, match="No space left"):
         save_checkpoint(tmp_path, make(2), keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_damaged_one_is_renamed_and_neither_counted_nor_removed(tmp_path):
+    save_checkpoint(tmp_path, make(1), keep=2)
+    _flip(save_checkpoint(tmp_path, make(2), keep=2) / "state.json")
+    _, damaged = latest_checkpoint(tmp_path)
+    assert "kept as damaged-step-00000002" in damaged[0]
+    for step in (2, 3, 4):
+        save_checkpoint(tmp_path, make(step), keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
+    assert (tmp_path / "damaged-step-00000002").is_dir()
+
+
+def test_a_second_damaged_one_of_a_step_has_a_name_of_its_own(tmp_path):
+    for _ in range(2):
+        save_checkpoint(tmp_path, make(1), keep=2)
+        _flip(save_checkpoint(tmp_path, make(2), keep=2) / "state.json")
+        latest_checkpoint(tmp_path)
+    assert {path.name for path in tmp_path.glob("damaged*")} == {"damaged-step-00000002", "damaged-step-00000002-1"}
+
+
+def test_a_damaged_one_that_is_saved_again_is_kept_aside(tmp_path):
+    _flip(save_checkpoint(tmp_path, make(1), keep=2) / "state.json")
+    load_checkpoint(save_checkpoint(tmp_path, make(1), keep=2))
+    assert (tmp_path / "damaged-step-00000001").is_dir()
+
+
+def test_an_old_one_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, caplog):
+    save_checkpoint(tmp_path, make(1), keep=1)
+
+    def refuse(path):
+        raise PlatformError("no")
+
+    monkeypatch.setattr("sdtune.train.checkpoint.remove_folder", refuse)
+    save_checkpoint(tmp_path, make(2), keep=1)
+    assert "an old checkpoint stays: no" in caplog.text

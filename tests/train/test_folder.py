@@ -1,7 +1,8 @@
 import pytest
 
 from sdtune.errors import ConfigError, PlatformError
-from sdtune.train.folder import RunFolder, RunLock, find_run, remember_last
+from sdtune.train.folder import RunFolder, find_run, remember_last
+from sdtune.train.lock import RunLock
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ def test_a_file_in_the_way_is_named(tmp_path):
 
 
 def test_a_second_process_cannot_have_the_run(folder):
-    with RunLock(folder), pytest.raises(PlatformError, match="being trained by process"), RunLock(folder):
+    with RunLock(folder.path), pytest.raises(PlatformError, match="being trained by process"), RunLock(folder.path):
         pass
 
 
 def test_a_lock_is_free_again_afterwards(folder):
-    with RunLock(folder):
+    with RunLock(folder.path):
         pass
-    with RunLock(folder):
+    with RunLock(folder.path):
         assert (folder.path / ".lock").exists()
 
 
@@ -72,3 +73,31 @@ def test_a_missing_run_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no run 'nope'; give the folder"):
         find_run("nope")
+
+
+def test_a_damaged_status_is_written_anew(folder, caplog):
+    folder.facts.write_text("{")
+    folder.write_facts({"step": 3})
+    assert folder.read_facts() == {"step": 3}
+    assert "is damaged" in caplog.text
+
+
+def test_a_folder_of_a_run_that_was_killed_before_it_began_is_taken(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(overwrite=False)
+    with RunLock(folder.path):
+        folder.config.write_text("method: lora\n")
+        (folder.path / ".sdtune-0123.tmp").touch()
+    folder.create(overwrite=False)
+
+
+def test_a_configuration_alone_is_not_taken_for_such_a_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match="no run of sdtune"):
+        RunFolder(tmp_path).create(overwrite=True)
+
+
+def test_a_run_that_is_trained_is_not_discarded(folder):
+    with RunLock(folder.path), pytest.raises(PlatformError, match="being trained by process"):
+        folder.create(overwrite=True)
+    assert folder.read_facts() == {"state": "done"}

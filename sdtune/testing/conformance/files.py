@@ -148,7 +148,7 @@ def _tensors_in(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 def _export_once(subject: Subject, folder: Path) -> Iterator[tuple[str, bytes]]:
     run = trained(subject).run
     disturb()
-    info = replace(run.info(STEPS, ""), finished_at=run.started_at)
+    info = replace(run.info(STEPS, ""), finished_at=run.clock.started_at)
     for artifact in run.method.export(run.model, info):
         write_artifact(artifact, info, folder, dtype=run.options.save.dtype)
     for path in sorted(folder.rglob("*")):
