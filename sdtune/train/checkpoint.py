@@ -39,6 +39,8 @@ class Position:
         loss_average: Smoothed loss and its weight.
         optimizer: JSON part of the optimizer's state. The learning rates need none: they follow from the step.
         scaler: State of the fp16 loss scaler; empty without one.
+        parts: Digests of the base model's other parts, by name; empty in old checkpoints.
+        environment: Versions, device and threads, see `describe_environment`; empty in old checkpoints.
     """
 
     step: int
@@ -47,6 +49,8 @@ class Position:
     loss_average: tuple[float, float]
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
+    parts: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
         return []
     found = [path for path in folder.iterdir() if path.name.startswith(_PREFIX) and path.is_dir()]
     return sorted(found, key=lambda path: path.name)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Give the step of a checkpoint's folder by its name; -1 for other names."""
+    number = path.name.removeprefix(_PREFIX)
+    return int(number) if path.name.startswith(_PREFIX) and number.isdecimal() else -1
 
 
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -11,11 +11,12 @@ from sdtune.config.dump import dump
 from sdtune.errors import SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
 from sdtune.train.certification import certify_exports
-from sdtune.train.checkpoint import latest_checkpoint
 from sdtune.train.drawing import draw_missing
+from sdtune.train.environment import using_threads
 from sdtune.train.finish import check_targets, deliver_finished
 from sdtune.train.folder import RunFolder, RunLock, remember_last
 from sdtune.train.inputs import open_source
+from sdtune.train.joint import Joint
 from sdtune.train.memory import keep_freed_memory, peak_memory_bytes, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
     from sdtune.data.missing import MissingImage
     from sdtune.plugins import Registry
-    from sdtune.train.checkpoint import Checkpoint
+    from sdtune.train.resume import Resumption
     from sdtune.train.run import Run
 
 logger = logging.getLogger(__name__)
@@ -77,31 +78,50 @@ def start(
     if missing := run.missing:
         del run  # the base model that draws needs its memory
         run = _draw_first(missing, loaded, registry, screen, folder)
-    _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
+    _train(run, registry, screen, joint=None, stop_after=stop_after)
     return run
 
 
 def resume(
-    loaded: Loaded, registry: Registry, screen: Screen, folder: RunFolder, *, stop_after: int | None = None
+    resumption: Resumption,
+    registry: Registry,
+    screen: Screen,
+    *,
+    stop_after: int | None = None,
+    is_dry: bool = False,
 ) -> None:
-    """Go on with a run from its newest whole checkpoint; from the start when it was stopped before the first one.
+    """Go on with a run from a checkpoint; from the start when it was stopped before the first one.
+
+    Args:
+        resumption: The run, and its options from now on.
+        registry: Where methods and models are looked up.
+        screen: What tells the user.
+        stop_after: Save and stop after so many more steps.
+        is_dry: Tell how the run would go on, and change nothing.
 
     Raises:
-        SdtuneError: As `start`, or images, captions or model changed, or every checkpoint is damaged.
+        SdtuneError: As `start`, or something does not fit the checkpoint, or no checkpoint is whole.
     """
-    if folder.read_facts().get("state") == "done":
-        screen.say(f"the run is complete: {folder.path}")
+    folder = resumption.folder
+    if resumption.is_complete:
+        resumption.check_complete()
+        screen.say(f"the run is complete, nothing is left to train: {folder.path}")
         return
-    checkpoint, damaged = latest_checkpoint(folder.checkpoints)
+    checkpoint, damaged = resumption.read_checkpoint()
     for line in damaged:
         screen.say(f"passed over a damaged checkpoint: {line}")
-    run = assemble(loaded, registry, folder)
-    if missing := run.missing:
+    check_targets(resumption.loaded.options.output)
+    run = assemble(resumption.loaded, registry, folder)
+    if run.missing and not is_dry:
+        missing = run.missing
         del run
-        run = _draw_first(missing, loaded, registry, screen, folder)
-    if checkpoint is not None:
-        screen.say(f"{run.name}: going on after step {checkpoint.position.step} of {run.timetable.steps}")
-    _train(run, registry, screen, checkpoint=checkpoint, stop_after=stop_after)
+        run = _draw_first(missing, resumption.loaded, registry, screen, folder)
+    joint = Joint(resumption=resumption, run=run, checkpoint=checkpoint)
+    joint.check()
+    for line in joint.describe():
+        screen.say(line)
+    if not is_dry:
+        _train(run, registry, screen, joint=joint, stop_after=stop_after)
 
 
 def _draw_first(
@@ -119,12 +139,10 @@ def _draw_first(
     return assemble(loaded, registry, folder)
 
 
-def _train(
-    run: Run, registry: Registry, screen: Screen, *, checkpoint: Checkpoint | None, stop_after: int | None
-) -> None:
-    folder = run.folder
+def _train(run: Run, registry: Registry, screen: Screen, *, joint: Joint | None, stop_after: int | None) -> None:
+    folder, threads = run.folder, using_threads(run.options.train.threads)
     keep_freed_memory()
-    with RunLock(folder), _log_to(folder), _state_kept(folder), StopRequest() as stop:
+    with RunLock(folder), _log_to(folder), _state_kept(folder), threads, StopRequest() as stop:
         sweep_drafts(folder.path)
         remember_last(folder)
         requests = preview_requests(run)
@@ -143,8 +161,9 @@ def _train(
             *screen.observers(),
         ]
         trainer = Trainer(run, source, observers, stop)
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
+        if joint is not None:
+            for line in joint.make(trainer):
+                screen.say(line)
         trainer.train(stop_after=stop_after)
         files = trainer.export()
         delivered = [{"name": file.path.name, "kind": file.kind} for file in files if file.is_delivered]

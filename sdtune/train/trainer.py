@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from sdtune.errors import ConfigError, NumericsError, OutOfMemoryError, StoppedError
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
+from sdtune.train.environment import describe_environment
 from sdtune.train.gradients import Gradients
 from sdtune.train.observers import ObserverGroup, StepReport
 from sdtune.train.update import Update
@@ -73,14 +74,12 @@ class Trainer:
         self._images_seen = 0
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put the run back where a checkpoint was taken.
+        """Put the run back where a checkpoint was taken; `Resumption.check` has seen that they fit.
 
         Raises:
-            ConfigError: The images, the captions or the base model changed since.
             ModelError: The checkpoint holds other parameters.
         """
         position = checkpoint.position
-        self.run.check_unchanged(position)
         self.run.load_parameters(checkpoint.parameters)
         self._update.restore(checkpoint)
         self._average = LossAverage(*position.loss_average)
@@ -118,13 +117,16 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of the state after the last step."""
         packed = self._update.packed()
+        base = self.run.base_digests()
         position = Position(
             step=self.step,
             dataset=self.run.index.digest,
-            model=self.run.model.part_digest("unet"),
+            model=base.pop("unet"),
             loss_average=(self._average.total, self._average.weight),
             optimizer=packed.values,
             scaler=packed.scaler,
+            parts=base,
+            environment=describe_environment(self.run.device),
         )
         checkpoint = Checkpoint(
             parameters=self.run.parameters(), optimizer=packed.tensors, position=position, ema=packed.ema

@@ -113,7 +113,7 @@ class Update:
         if position.scaler:
             self._scaler.load_state_dict(dict(position.scaler))
         if self._ema is not None:
-            self._ema.load(checkpoint.ema)
+            self._ema.load(checkpoint.ema or checkpoint.parameters)  # an average that was asked for later starts here
 
     def snapshot(self) -> OptimizerSnapshot:
         """Give the optimizer as files show it."""
