@@ -127,10 +127,10 @@ def _join(changes: Sequence[Change]) -> str:
 def _remedy(refused: Sequence[Change]) -> str:
     flags = dict.fromkeys(change.needs for change in refused)
     reasons = {
-        _LONGER: f"{_LONGER} trains longer",
-        _CHANGE: f"{_CHANGE} goes on with them all the same, and the result is then not that of one run",
+        _LONGER: f"{_LONGER} to train longer",
+        _CHANGE: f"{_CHANGE} to go on all the same (the result is then not that of one run)",
     }
-    return f"leave them out; or {', '.join(reasons[flag] for flag in flags)}"
+    return f"leave them out, or add {' and '.join(reasons[flag] for flag in flags)}"
 
 
 def _is_shorter(change: Change) -> bool:

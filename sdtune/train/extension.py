@@ -44,6 +44,20 @@ def show_curves(old: Curve, old_steps: int, new: Curve, new_steps: int, joint: i
     return "\n".join(lines)
 
 
+def describe_jump(old: Curve, new: Curve, new_steps: int, joint: int) -> str:
+    """Tell of a change of the learning rate at the joint that is larger than any between two steps of the new curve.
+
+    The steps after the joint follow the new curve; empty where the old one leads there.
+    """
+    if not 0 < joint < new_steps:
+        return ""
+    largest = max((abs(new(step) - new(step - 1)) for step in range(1, new_steps)), default=0.0)
+    before, after = old(joint - 1), new(joint)
+    if abs(after - before) <= largest * (1 + 1e-9):
+        return ""
+    return f"the learning rate goes from {before:.3g} in step {joint} to {after:.3g} in step {joint + 1}"
+
+
 def shown_steps(old_steps: int, new_steps: int, joint: int) -> list[int]:
     """Choose steps, counted from 1: evenly over the longer run, both ends, and two on either side of the joint."""
     last = max(old_steps, new_steps)

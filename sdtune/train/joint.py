@@ -12,7 +12,7 @@ from sdtune.files import write_text
 from sdtune.train.aside import free_name, keep_results, set_aside
 from sdtune.train.changes import describe_changes
 from sdtune.train.environment import compare_environments, describe_environment, using_threads
-from sdtune.train.extension import check_never_still, rate_curve, show_curves
+from sdtune.train.extension import check_never_still, describe_jump, rate_curve, show_curves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ class Joint:
         changes, position = self.resumption.changes, self.checkpoint.position if self.checkpoint else None
         yield from describe_changes(changes)
         if any(change.option.startswith(_RATES) for change in changes):
-            yield self._curves()
+            yield from self._curves()
         if position is not None:
             with using_threads(self.run.options.train.threads):
                 here = describe_environment(self.run.device)
@@ -145,18 +145,22 @@ class Joint:
             hint="start a new run in another --output",
         )
 
-    def _curves(self) -> str:
+    def _curves(self) -> Iterator[str]:
         old, new = self.resumption.saved.options.train, self.run.options.train
         steps = self.run.timetable.steps
         before = self.resumption.old_steps or steps
         group = max(self.run.groups, key=lambda group: rate_curve(group, new, steps)(self.step))
-        return show_curves(rate_curve(group, old, before), before, rate_curve(group, new, steps), steps, self.step)
+        curve, other = rate_curve(group, old, before), rate_curve(group, new, steps)
+        yield show_curves(curve, before, other, steps, self.step)
+        if jump := describe_jump(curve, other, steps, self.step):
+            yield f"warning: {jump}"
 
     def _later_changes(self) -> Iterator[str]:
         """Tell of options that were changed at a later step than the one the run goes back to."""
-        for change in self.run.folder.read_facts().get("changes", []):
-            if change["step"] > self.step and change["options"]:
-                names = ", ".join(change["options"])
+        for change in reversed(self.run.folder.read_facts().get("changes", [])):
+            if change["step"] <= self.step:
+                return  # what is older was settled when the run came by here last
+            if names := ", ".join(change["options"]):
                 yield f"warning: {names} changed after step {change['step']}; the new values now hold from here on"
 
     def _keep(self) -> Iterator[str]:

@@ -146,6 +146,7 @@ def find_place(name: str) -> tuple[RunFolder, Path | None]:
     path = Path(name)
     if path.parent.name == "checkpoints" and checkpoint_step(path) >= 0:
         folder = find_run(str(path.parent.parent))
+        path = folder.checkpoints / path.name
         if not path.is_dir():
             there = ", ".join(found.name for found in list_checkpoints(folder.checkpoints))
             raise ConfigError(f"no checkpoint '{name}'", hint=f"there are {there}" if there else "there is none")
