@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from itertools import count
 from typing import TYPE_CHECKING
 
 from sdtune.errors import PlatformError
-from sdtune.train.checkpoint import checkpoint_step, list_checkpoints
+from sdtune.train.checkpoint import list_checkpoints
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sdtune.train.folder import RunFolder
+
+_CHECKPOINT = re.compile(r"step-(\d+)")
 
 
 def set_aside(folder: RunFolder, step: int) -> Path | None:
@@ -37,6 +40,12 @@ def set_aside(folder: RunFolder, step: int) -> Path | None:
     except OSError as error:
         raise PlatformError(f"cannot set later checkpoints aside: {error.strerror}", where=str(target)) from error
     return target
+
+
+def checkpoint_step(path: Path) -> int:
+    """Give the step of a checkpoint's folder by its name; -1 for other names."""
+    match = _CHECKPOINT.fullmatch(path.name)
+    return int(match[1]) if match else -1
 
 
 def keep_results(folder: RunFolder, step: int) -> Path | None:

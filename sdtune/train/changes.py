@@ -27,8 +27,10 @@ KINDS: Mapping[str, Kind] = {
     "output.comment": "free",
     "output.certify": "free",
     "output.consumers": "free",
-    "output.consumers.*": "free",
     "data.cache.*": "free",
+    "data.workers": "free",
+    "data.prefetch": "free",
+    "train.dry_step": "free",
     "train.threads": "free",  # another number of threads is told from the checkpoint
     "model.path": "place",
     "model.vae": "place",

@@ -93,12 +93,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
-def checkpoint_step(path: Path) -> int:
-    """Give the step of a checkpoint's folder by its name; -1 for other names."""
-    number = path.name.removeprefix(_PREFIX)
-    return int(number) if path.name.startswith(_PREFIX) and number.isdecimal() else -1
-
-
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Load the newest checkpoint that is whole.
 

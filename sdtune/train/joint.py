@@ -79,22 +79,27 @@ class Joint:
         yield from self._later_changes()
         yield f"{self.run.name}: going on after step {self.step} of {self.run.timetable.steps}"
 
-    def make(self, trainer: Trainer) -> list[str]:
-        """Put the run where it stood, and keep what it would write over.
-
-        Returns:
-            A line for each thing that is kept.
+    def restore(self, trainer: Trainer) -> None:
+        """Put the run where it stood.
 
         Raises:
             ConfigError: The changed options do not go with the state of the optimizer.
+        """
+        if self.checkpoint is None:
+            return
+        try:
+            trainer.restore(self.checkpoint)
+        except ModelError as error:
+            raise self._misfit(error) from error
+
+    def record(self) -> Iterator[str]:
+        """Keep what the run would write over, and note what changed; give a line for each thing that is kept.
+
+        Raises:
             PlatformError: Something cannot be written.
         """
-        if self.checkpoint is not None:
-            try:
-                trainer.restore(self.checkpoint)
-            except ModelError as error:
-                raise self._misfit(error) from error
-        return [*self._keep(), *self._record()]
+        yield from self._keep()
+        yield from self._record()
 
     def _check_length(self) -> None:
         lengths = [change for change in self.resumption.changes if change.kind == "length"]

@@ -162,7 +162,8 @@ def _train(run: Run, registry: Registry, screen: Screen, *, joint: Joint | None,
         ]
         trainer = Trainer(run, source, observers, stop)
         if joint is not None:
-            for line in joint.make(trainer):
+            joint.restore(trainer)
+            for line in joint.record():
                 screen.say(line)
         trainer.train(stop_after=stop_after)
         files = trainer.export()

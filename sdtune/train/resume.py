@@ -11,8 +11,9 @@ from sdtune.config.files import read_with_bases
 from sdtune.config.overrides import parse_override
 from sdtune.demo.images import with_demo_images
 from sdtune.errors import ConfigError
+from sdtune.train.aside import checkpoint_step
 from sdtune.train.changes import check_changes, find_changes
-from sdtune.train.checkpoint import checkpoint_step, latest_checkpoint, list_checkpoints, load_checkpoint
+from sdtune.train.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
 from sdtune.train.folder import RunFolder, find_run
 
 if TYPE_CHECKING:

@@ -1,13 +1,18 @@
 """Going on with a run: F01-F06, F08 and F22 of the fault table."""
 
 import json
+import math
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import sdtune_dreambooth
 import sdtune_hypernetwork
@@ -31,6 +36,10 @@ METHODS = {
     "lycoris": ["method=lycoris", "lycoris.algo=lokr", "lycoris.rank=4", "lycoris.rank_dropout=0.1"],
     "dylora": ["method=dylora", "dylora.rank=4", "dylora.unit=2"],
 }
+CASES = [
+    *((method, precision) for method in METHODS for precision in ("fp32", "bf16") if method != "dylora"),
+    ("dylora", "fp32"),
+]
 POINTS = {"step 1": 1, "mid epoch": 2, "epoch end": 3, "epoch end + 1": 4}
 
 
@@ -51,18 +60,14 @@ def base(tmp_path_factory):
     ]
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
-def precision(request):
-    return request.param
-
-
-@pytest.fixture(scope="module", params=METHODS)
-def straight(request, precision, base, tmp_path_factory):
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def straight(request, base, tmp_path_factory):
     """A run that nobody stopped, with a checkpoint of every step."""
+    method, precision = request.param
     folder = tmp_path_factory.mktemp("straight") / "run"
     loop = [f"train.steps={STEPS}", "train.gradient_accumulation=2", "train.ema.decay=0.9", "train.ema.power=0.67"]
     kept = ["save.every_steps=1", "save.keep=99", f"output.dir={folder}", f"train.precision={precision}"]
-    train(PLUGINS, *base, *METHODS[request.param], *loop, *kept)
+    train(PLUGINS, *base, *METHODS[method], *loop, *kept)
     return folder
 
 
@@ -93,8 +98,9 @@ def state(folder, step):
 
 
 def numbers(folder, *names):
+    """Give columns of the metrics, in hex, so that every bit is compared."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [tuple(line[name].hex() if isinstance(line[name], float) else line[name] for name in names) for line in lines]
+    return [tuple(float(line[name]).hex() for name in names) for line in lines]
 
 
 def go_on(folder, *more, **options):
@@ -151,3 +157,151 @@ def test_f01_a_run_stopped_with_an_average_ends_like_the_uninterrupted_one(strai
     assert go_on(folder) == STEPS
     assert state(folder, STEPS) == state(straight, STEPS)
     assert numbers(folder, "step", "loss", "images_seen") == numbers(straight, "step", "loss", "images_seen")
+
+
+@pytest.fixture(scope="module")
+def lora(base):
+    """Options of a small run, the later ones winning."""
+
+    def make(output, *more):
+        return [*base, "method=lora", "lora.rank=2", "lora.text_encoder=false", f"output.dir={output}", *more]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def two_steps(lora, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "run"
+    with pytest.raises(StoppedError):
+        train(PLUGINS, *lora(folder, "train.steps=4"), stop_after=2)
+    return folder
+
+
+@pytest.fixture
+def copy(two_steps, tmp_path):
+    """A run of four steps, stopped after two."""
+    return shutil.copytree(two_steps, tmp_path / "copy")
+
+
+def files(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def resume(folder, *words):
+    return command(PLUGINS, "train", "--resume", str(folder), *words)
+
+
+@pytest.mark.slow
+def test_f01_a_new_process_goes_on_to_the_same_bits(lora, copy, tmp_path):
+    train(PLUGINS, *lora(tmp_path / "straight", "train.steps=4"))
+    code = f"import sdtune_lora, sdtune.testing.runner as r; r.resume_training([sdtune_lora], {str(copy)!r})"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=120)
+    assert state(copy, 4) == state(tmp_path / "straight", 4)
+    assert numbers(copy, "loss") == numbers(tmp_path / "straight", "loss")
+
+
+@pytest.mark.slow
+def test_f02_three_stops_in_one_epoch_show_each_sample_once(lora, tmp_path, monkeypatch):
+    write_images(tmp_path / "six", 6)
+    options = [f"data.path={tmp_path / 'six'}", "train.steps=12"]
+    seen, inputs = [], InputSource.inputs
+
+    def note(self, epoch, plan):
+        seen.extend((epoch, visit.sample_id) for visit in plan.visits)
+        return inputs(self, epoch, plan)
+
+    train(PLUGINS, *lora(tmp_path / "straight", *options))
+    monkeypatch.setattr(InputSource, "inputs", note)
+    with pytest.raises(StoppedError):
+        train(PLUGINS, *lora(tmp_path / "cut", *options), stop_after=2)
+    assert [go_on(tmp_path / "cut", stop_after=2) for _ in range(2)] == [4, 6]
+    go_on(tmp_path / "cut")
+    assert len(seen) == len(set(seen)) == 12
+    assert numbers(tmp_path / "cut", "loss") == numbers(tmp_path / "straight", "loss")
+    assert state(tmp_path / "cut", 12) == state(tmp_path / "straight", 12)
+
+
+@pytest.mark.slow
+def test_f03_a_finished_run_is_left_as_it_is(lora, tmp_path, capsys):
+    train(PLUGINS, *lora(tmp_path / "run", "train.steps=1"))
+    before = files(tmp_path / "run")
+    assert resume(tmp_path / "run") == 0
+    assert "the run is complete" in capsys.readouterr().err
+    assert files(tmp_path / "run") == before
+
+
+@pytest.mark.slow
+def test_f04_a_longer_run_is_asked_for_and_shows_its_rates(lora, tmp_path, capsys):
+    folder = tmp_path / "run"
+    train(PLUGINS, *lora(folder, "train.steps=6", "train.schedule.name=cosine"))
+    before = files(folder)
+    assert resume(folder, "--steps", "12") == 2
+    assert "train.steps 6 -> 12; leave them out, or add --extend" in capsys.readouterr().err
+    assert files(folder) == before
+
+    assert resume(folder, "--steps", "12", "--extend") == 0
+    said = capsys.readouterr().err
+    assert said.index("<- goes on here") < said.index("step 7/12")
+    assert "the learning rate goes from 6.7e-05 in step 6 to 0.0005 in step 7" in said
+    rates = [json.loads(line)["lr/unet"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    curve = [1e-3 * (1 + math.cos(step / 12 * math.pi)) / 2 for step in range(12)]
+    assert rates[6:] == pytest.approx(curve[6:], rel=1e-9)
+    assert min(rates[6:]) > 0
+    largest = max(abs(after - now) for now, after in pairwise(curve))
+    assert max(abs(after - now) for now, after in pairwise(rates[6:])) <= largest
+
+
+CHANGES = {
+    "rate": (["--lr", "1e-2"], "train.lr 0.001 -> 0.01", 0),
+    "batch": (["--batch-size", "2"], "train.batch_size 1 -> 2", 0),
+    "rank": (["--rank", "4"], "lora.rank 2 -> 4", 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "change", "code"), CHANGES.values(), ids=CHANGES.keys())
+def test_f05_a_changed_option_is_named_and_refused(copy, capsys, words, change, code):
+    before = files(copy)
+    assert resume(copy, *words) == 2
+    assert change in capsys.readouterr().err
+    assert files(copy) == before
+    assert resume(copy, *words, "--accept-changes") == code
+    assert change in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_f05_a_changed_data_set_is_named_and_refused(copy, tmp_path, capsys):
+    write_images(tmp_path / "other", 3)
+    before = files(copy)
+    assert resume(copy, "--data", str(tmp_path / "other")) == 2
+    said = capsys.readouterr().err
+    assert "images or captions changed" in said
+    assert f"data -> {tmp_path / 'other'}" in said
+    assert files(copy) == before
+    assert resume(copy, "--data", str(tmp_path / "other"), "--accept-changes") == 0
+    assert "the step number alone says which come next" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_f08_another_number_of_threads_is_told(lora, tmp_path, capsys):
+    options = ["train.steps=2", "train.lr=1e-4"]  # Adam's first steps are as long as the rate, whatever the gradient
+    train(PLUGINS, *lora(tmp_path / "straight", *options))
+    with pytest.raises(StoppedError):
+        train(PLUGINS, *lora(tmp_path / "cut", *options), stop_after=1)
+    assert resume(tmp_path / "cut", "train.threads=2") == 0
+    assert "threads was 1 and is 2" in capsys.readouterr().err
+    assert torch.get_num_threads() == 1
+    first, second = (load_file(checkpoint(tmp_path / run, 2) / "parameters.safetensors") for run in ("cut", "straight"))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_f22_a_finished_run_is_not_written_over_unasked(lora, tmp_path, capsys):
+    options = lora(tmp_path / "run", "train.steps=1")
+    train(PLUGINS, *options)
+    before = files(tmp_path / "run")
+    assert command(PLUGINS, "train", *options) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert files(tmp_path / "run") == before
+    assert command(PLUGINS, "train", *options, "--overwrite", "output.certify=false") == 0
