@@ -72,9 +72,9 @@ class Change:
 
     @property
     def needs(self) -> str:
-        """The flag that allows it; empty where none is needed or none helps."""
-        if self.kind == "length":
-            return _CHANGE if _is_shorter(self) else _LONGER
+        """The flag that allows it; empty where none is needed or none helps, or only the images tell which."""
+        if self.kind == "length" and isinstance(self.old, int) and isinstance(self.new, int):
+            return _CHANGE if self.new < self.old else _LONGER
         return _CHANGE if self.kind == "number" else ""
 
 
@@ -133,10 +133,6 @@ def _remedy(refused: Sequence[Change]) -> str:
         _CHANGE: f"{_CHANGE} to go on all the same (the result is then not that of one run)",
     }
     return f"leave them out, or add {' and '.join(reasons[flag] for flag in flags)}"
-
-
-def _is_shorter(change: Change) -> bool:
-    return isinstance(change.old, int) and isinstance(change.new, int) and change.new < change.old
 
 
 def _values(options: Options) -> dict[str, Any]:

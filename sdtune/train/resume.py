@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from sdtune.config.compose import load
 from sdtune.config.files import read_with_bases
 from sdtune.config.overrides import parse_override
-from sdtune.demo.images import with_demo_images
 from sdtune.errors import ConfigError
 from sdtune.train.aside import checkpoint_step
 from sdtune.train.changes import check_changes, find_changes
@@ -116,6 +115,8 @@ def plan_resumption(registry: Registry, name: str, given: Given) -> Resumption:
     Raises:
         ConfigError: There is no such run, or an option may not change.
     """
+    from sdtune.demo.images import with_demo_images  # `demo` as a name for images is above the loop
+
     folder, path = find_place(name)
     saved = with_demo_images(load(registry, folder.config))
     loaded = saved

@@ -314,7 +314,7 @@ def test_a_checkpoint_that_is_not_there_names_those_that_are(folder):
 
 
 def test_one_kind_of_length_takes_the_place_of_the_other(folder):
-    found = changed(folder, "train.epochs=4", accept_changes=True, extend=True)
+    found = changed(folder, "train.epochs=4")
     assert found == ["train.steps 3 -> null", "train.epochs null -> 4"]
 
 
@@ -397,6 +397,13 @@ def test_a_constant_rate_makes_a_longer_run_equal_to_one_that_was_never_shorter(
     assert state(run, 5) == state(tmp_path / "long", 5)
     assert (run / "exports-step-00000003" / "thing.safetensors").is_file()
     assert facts(run)["steps"] == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("epochs", "flag"), [(1, "--accept-changes"), (2, "--extend")])
+def test_epochs_instead_of_steps_need_the_flag_of_their_length(run, epochs, flag):
+    with pytest.raises(ConfigError, match=f"the run has 3 steps, and would have {2 * epochs}; add {flag}"):
+        resume_training(REGISTRY, at(run, 1), f"train.epochs={epochs}")
 
 
 @pytest.mark.slow
