@@ -72,6 +72,7 @@ class Trainer:
         self._gradients = Gradients(run, source, self._accelerator, self._update)
         self._average = LossAverage()
         self._images_seen = 0
+        self._base = run.base_digests()  # now, while the base model's files are surely there
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put the run back where a checkpoint was taken; `Resumption.check` has seen that they fit.
@@ -117,15 +118,14 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of the state after the last step."""
         packed = self._update.packed()
-        base = self.run.base_digests()
         position = Position(
             step=self.step,
             dataset=self.run.index.digest,
-            model=base.pop("unet"),
+            model=self._base["unet"],
             loss_average=(self._average.total, self._average.weight),
             optimizer=packed.values,
             scaler=packed.scaler,
-            parts=base,
+            parts=self._base,
             environment=describe_environment(self.run.device),
         )
         checkpoint = Checkpoint(
