@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sdtune.config.compose import Loaded
+    from sdtune.config.overrides import Setting
     from sdtune.plugins import Registry
     from sdtune.specs import MethodSpec
     from sdtune.train.plan import Plan
+    from sdtune.train.resume import Given
 
 _FLAGS: Mapping[str, tuple[str, str]] = {
     "model": ("model.path", "Base model: a .safetensors or .ckpt file, a diffusers folder, a hub id, or `demo`."),
@@ -53,18 +55,13 @@ class Request:
     flags: Mapping[str, tuple[str, str]]
     overrides: tuple[str, ...]
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was asked for."""
-        return self.config is None and not self.flags and not self.overrides
-
 
 class MethodCommand(click.Command):
     """A command that also takes the chosen method's own flags."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find `--method` first, so that its flags are known to the parser and to the help."""
-        ctx.meta["sdtune.method"] = _peek(args)
+        ctx.meta["sdtune.method"] = _peek(args, "--method") or _method_of_run(_peek(args, "--resume"))
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -72,13 +69,26 @@ class MethodCommand(click.Command):
         return [*super().get_params(ctx), *_method_flags(ctx)]
 
 
-def _peek(args: list[str]) -> str | None:
+def _peek(args: list[str], flag: str) -> str | None:
     for position, word in enumerate(args):
-        if word == "--method" and position + 1 < len(args):
+        if word == flag and position + 1 < len(args):
             return args[position + 1]
-        if word.startswith("--method="):
+        if word.startswith(f"{flag}="):
             return word.partition("=")[2]
     return None
+
+
+def _method_of_run(name: str | None) -> str | None:
+    """Give the method of a run that is to go on, so that its flags are known; the run itself is looked at later."""
+    if name is None:
+        return None
+    from sdtune.train.resume import find_place
+
+    try:
+        method = find_place(name)[0].read_facts().get("method")
+    except ConfigError:
+        return None
+    return method if isinstance(method, str) else None
 
 
 def _method_flags(ctx: click.Context) -> list[click.Parameter]:
@@ -126,13 +136,24 @@ def _common_flags(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(cls=MethodCommand)
 @_common_flags
-@click.option("--resume", metavar="RUN", help="Go on with a stopped run: its folder, or `last`.")
+@click.option("--resume", metavar="RUN", help="Go on with a run: `last`, its folder, or one of its checkpoints.")
+@click.option("--extend", is_flag=True, help="With --resume: more steps or epochs than the run had.")
+@click.option("--accept-changes", is_flag=True, help="With --resume: other options that change the numbers.")
 @click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Save and stop after N more steps.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--overwrite", is_flag=True, help="Discard a run that is in the output folder.")
 @click.pass_context
 def train(
-    ctx: click.Context, /, *, resume: str | None, stop_after: int | None, dry_run: bool, overwrite: bool, **given: Any
+    ctx: click.Context,
+    /,
+    *,
+    resume: str | None,
+    extend: bool,
+    accept_changes: bool,
+    stop_after: int | None,
+    dry_run: bool,
+    overwrite: bool,
+    **given: Any,
 ) -> None:
     """Train: show the plan, then do it.
 
@@ -141,8 +162,21 @@ def train(
     """
     request = _request(ctx, given)
     if resume is not None:
-        _resume(ctx, resume, request, stop_after)
+        if overwrite:
+            raise ConfigError("--overwrite starts anew, --resume goes on", hint="give one of them")
+        from sdtune.train.resume import Given
+
+        together = Given(
+            file=request.config,
+            flags=_settings(request),
+            overrides=request.overrides,
+            extend=extend,
+            accept_changes=accept_changes,
+        )
+        _resume(ctx, resume, together, stop_after=stop_after, dry_run=dry_run)
         return
+    if extend or accept_changes:
+        raise ConfigError(f"--{'extend' if extend else 'accept-changes'} is for --resume", hint="add --resume RUN")
     loaded = _load(ctx, request)
     if dry_run:
         click.echo(_plan(ctx, loaded).render())
@@ -176,9 +210,10 @@ def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
         for flag, (option, _) in _FLAGS.items()
         if given[_parameter(flag)] is not None
     }
-    if given["method"] is not None:
-        spec = _registry(ctx).method(given["method"])
-        flags["method"] = (spec.name, "--method")
+    if name := ctx.meta.get("sdtune.method"):
+        spec = _registry(ctx).method(name)
+        if given["method"] is not None:
+            flags["method"] = (spec.name, "--method")
         for flag, owner in _flag_owners(spec).items():
             if given.get(f"method_{flag}") is not None:
                 flags[f"{owner.name}.{flag}"] = (given[f"method_{flag}"], f"--{flag.replace('_', '-')}")
@@ -188,11 +223,16 @@ def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:
     return Request(config=given["config"], flags=flags, overrides=given["overrides"])
 
 
-def _load(ctx: click.Context, request: Request) -> Loaded:
-    from sdtune.config.compose import load
+def _settings(request: Request) -> list[Setting]:
     from sdtune.config.overrides import Setting
 
-    flags = [Setting(option=option, value=text, flag=flag) for option, (text, flag) in request.flags.items()]
+    return [Setting(option=option, value=text, flag=flag) for option, (text, flag) in request.flags.items()]
+
+
+def _load(ctx: click.Context, request: Request) -> Loaded:
+    from sdtune.config.compose import load
+
+    flags = _settings(request)
     loaded = load(_registry(ctx), request.config, flags=flags, overrides=request.overrides)
     if loaded.options.data.path != Path("demo"):
         return loaded
@@ -202,15 +242,10 @@ def _load(ctx: click.Context, request: Request) -> Loaded:
     return with_demo_images(load(_registry(ctx), request.config, flags=flags, overrides=overrides))
 
 
-def _resume(ctx: click.Context, name: str, request: Request, stop_after: int | None) -> None:
-    if not request.is_empty:
-        raise ConfigError(
-            "a resumed run keeps its options", hint="give --resume alone, or start a new run in another --output"
-        )
+def _resume(ctx: click.Context, name: str, given: Given, *, stop_after: int | None, dry_run: bool) -> None:
     from sdtune.cli.progress import ConsoleScreen
-    from sdtune.train.folder import find_run
     from sdtune.train.launch import resume
+    from sdtune.train.resume import plan_resumption
 
-    folder = find_run(name)
-    loaded = _load(ctx, Request(config=folder.config, flags={}, overrides=()))
-    resume(loaded, _registry(ctx), ConsoleScreen(), folder, stop_after=stop_after)
+    resumption = plan_resumption(_registry(ctx), name, given)
+    resume(resumption, _registry(ctx), ConsoleScreen(), stop_after=stop_after, is_dry=dry_run)

@@ -18,7 +18,7 @@ from sdtune.config.overrides import parse_override
 from sdtune.config.problems import translate
 from sdtune.config.references import resolve
 from sdtune.config.schema import CoreOptions
-from sdtune.config.tree import Mark, Node, from_plain, prune, put
+from sdtune.config.tree import Mark, Node, from_plain, merge, prune, put
 from sdtune.errors import ConfigError, Problems
 
 if TYPE_CHECKING:
@@ -92,14 +92,16 @@ def load(
     *,
     flags: Sequence[Setting] = (),
     overrides: Sequence[str] = (),
+    saved: Path | None = None,
 ) -> Loaded:
-    """Load options; defaults < `_base_` < file < flags < overrides.
+    """Load options; defaults < saved < `_base_` < file < flags < overrides.
 
     Args:
         registry: Where methods are looked up.
         file: A YAML file; None: only flags and overrides.
         flags: Options given as flags.
         overrides: Words such as `train.lr=1e-4`; `NAME=---` sets the default again.
+        saved: Options of a run that goes on, a YAML file; its method stays.
 
     Raises:
         ConfigError: With every problem there is, each with its place.
@@ -107,11 +109,14 @@ def load(
     problems = Problems(ConfigError)
     tree = Node({}, "")
     with problems.collect():
-        tree = read_with_bases(file) if file else tree
+        tree = below = read_with_bases(saved) if saved else tree
+        tree = merge(tree, read_with_bases(file)) if file else tree
     settings = _settings(flags, overrides, problems)
     problems.raise_if_any()
     named = _find_method(tree, settings, registry, problems)
     spec = _follow_switch(named, tree, settings, registry) if named else None
+    if saved and spec:
+        _check_method_stays(_find_method(below, (), registry, problems), spec)
     schema = compose_schema(spec) if spec else CoreOptions
     options, defaults = describe(schema), from_plain(defaults_of(schema), DEFAULT)
     tree = _apply(tree, settings, defaults, problems)
@@ -157,6 +162,13 @@ def _follow_switch(
         if written and written[-1].value is True:
             return registry.method(other)
     return spec
+
+
+def _check_method_stays(saved: MethodSpec | None, spec: MethodSpec) -> None:
+    if saved is not None and saved.name != spec.name:
+        raise ConfigError(
+            f"a run cannot change method {saved.name} -> {spec.name}", hint="start a new run in another --output"
+        )
 
 
 def _drop_switches(tree: Node, named: MethodSpec | None, spec: MethodSpec | None) -> Node:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from sdtune.config.compose import load
 from sdtune.plugins import Registry
-from sdtune.train.folder import find_run
 from sdtune.train.launch import Screen, resume, start
+from sdtune.train.resume import Given, plan_resumption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,15 +33,30 @@ def train(plugins: Iterable[object] | Registry, *overrides: str, stop_after: int
     return start(load(registry, overrides=quick), registry, Screen(), stop_after=stop_after)
 
 
-def resume_training(plugins: Iterable[object] | Registry, folder: Path, *, stop_after: int | None = None) -> None:
+def resume_training(
+    plugins: Iterable[object] | Registry,
+    place: Path,
+    *overrides: str,
+    stop_after: int | None = None,
+    extend: bool = False,
+    accept_changes: bool = False,
+) -> None:
     """Go on with a run, in this process.
+
+    Args:
+        plugins: As `train`.
+        place: The run's folder, or that of one of its checkpoints.
+        overrides: Options given as `a.b=c`, as together with `--resume`.
+        stop_after: Stop after this many more steps.
+        extend: `--extend`.
+        accept_changes: `--accept-changes`.
 
     Raises:
         SdtuneError: As `train`.
     """
     registry = _registry(plugins)
-    run = find_run(str(folder))
-    resume(load(registry, run.config), registry, Screen(), run, stop_after=stop_after)
+    given = Given(overrides=overrides, extend=extend, accept_changes=accept_changes)
+    resume(plan_resumption(registry, str(place), given), registry, Screen(), stop_after=stop_after)
 
 
 def command(plugins: Iterable[object] | Registry, *words: str) -> int:

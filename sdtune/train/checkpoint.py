@@ -46,6 +46,8 @@ class Position:
         loss_average: Smoothed loss and its weight.
         optimizer: JSON part of the optimizer's state. The learning rates need none: they follow from the step.
         scaler: State of the fp16 loss scaler; empty without one.
+        parts: Digests of the base model's other parts, by name; empty in old checkpoints.
+        environment: Versions, device and threads, see `describe_environment`; empty in old checkpoints.
     """
 
     step: int
@@ -54,6 +56,8 @@ class Position:
     loss_average: tuple[float, float]
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
+    parts: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +108,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found) if path.is_dir()]
 
 
-def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Load the newest checkpoint that is whole, and rename damaged ones that are newer; hold the run for that.
+def latest_checkpoint(folder: Path, *, renames: bool = True) -> tuple[Checkpoint | None, list[str]]:
+    """Load the newest checkpoint that is whole.
+
+    Args:
+        folder: The run's checkpoints.
+        renames: Damaged ones that are newer get other names, so that nothing replaces them; hold the run for that.
 
     Returns:
         The checkpoint, or None when there was never one, and one line for each damaged one passed over.
@@ -121,6 +129,8 @@ def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except ModelError as error:
             damaged.append((path, str(error)))
             continue
+        if not renames:
+            return checkpoint, [reason for _, reason in damaged]
         return checkpoint, [f"{reason}; kept as {_set_aside(bad).name}" for bad, reason in damaged]
     if found:
         raise ModelError(

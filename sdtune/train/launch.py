@@ -11,12 +11,13 @@ from sdtune.config.dump import dump
 from sdtune.errors import PlatformError, SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
 from sdtune.train.certification import certify_exports
-from sdtune.train.checkpoint import latest_checkpoint
 from sdtune.train.clock import Clock
 from sdtune.train.drawing import draw_missing
+from sdtune.train.environment import using_threads
 from sdtune.train.finish import check_targets, deliver_finished
 from sdtune.train.folder import RunFolder, remember_last
 from sdtune.train.inputs import open_source
+from sdtune.train.joint import Joint
 from sdtune.train.lock import RunLock
 from sdtune.train.memory import keep_freed_memory, peak_memory_bytes, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sdtune.sampling.request import PictureRequest
     from sdtune.train.checkpoint import Checkpoint
     from sdtune.train.ranks import Ranks
+    from sdtune.train.resume import Resumption
     from sdtune.train.run import Run
 
 logger = logging.getLogger(__name__)
@@ -78,15 +80,33 @@ def start(
 
 
 def resume(
-    loaded: Loaded, registry: Registry, screen: Screen, folder: RunFolder, *, stop_after: int | None = None
+    resumption: Resumption,
+    registry: Registry,
+    screen: Screen,
+    *,
+    stop_after: int | None = None,
+    is_dry: bool = False,
 ) -> None:
-    """Go on with a run from its newest whole checkpoint; from the start when it was stopped before the first one.
+    """Go on with a run from a checkpoint; from the start when it was stopped before the first one.
+
+    Args:
+        resumption: The run, and its options from now on.
+        registry: Where methods and models are looked up.
+        screen: What tells the user.
+        stop_after: Save and stop after so many more steps.
+        is_dry: Tell how the run would go on, and change nothing.
 
     Raises:
-        SdtuneError: As `start`, or images, captions or model changed, or every checkpoint is damaged.
+        SdtuneError: As `start`, or something does not fit the checkpoint, or no checkpoint is whole.
     """
     with _launched(registry, screen, stop_after) as launch:
-        launch.resume(loaded, folder)
+        if resumption.is_complete:
+            resumption.check_complete()
+            launch.screen.say(f"the run is complete, nothing is left to train: {resumption.folder.path}")
+        elif is_dry:
+            launch.tell(resumption)
+        else:
+            launch.resume(resumption)
 
 
 @contextmanager
@@ -131,27 +151,47 @@ class _Launch:
             if missing := run.missing:
                 del run  # the base model that draws needs its memory
                 run = self._draw_first(missing, loaded, folder)
-            self._train(run, checkpoint=None)
+            self._train(run, joint=None)
         return run
 
-    def resume(self, loaded: Loaded, folder: RunFolder) -> None:
+    def tell(self, resumption: Resumption) -> None:
+        """Say how a run would go on."""
+        checkpoint, damaged = resumption.read_checkpoint(renames=False)
+        run = self._assemble(resumption.loaded, resumption.folder)
+        self._describe(Joint(resumption=resumption, run=run, checkpoint=checkpoint), damaged)
+
+    def resume(self, resumption: Resumption) -> None:
         """Go on with a run."""
-        if self.ranks.any(folder.read_facts().get("state") == "done"):
-            self.screen.say(f"the run is complete: {folder.path}")
-            return
+        loaded, folder = resumption.loaded, resumption.folder
+        if self.ranks.is_first:
+            check_targets(loaded.options.output)
         with self._held(folder):
-            checkpoint, damaged = latest_checkpoint(folder.checkpoints)
-            for line in damaged:
-                self.screen.say(f"passed over a damaged checkpoint: {line}")
+            checkpoint, damaged = self._read_checkpoint(resumption)
             run = self._assemble(loaded, folder)
             if missing := run.missing:
                 del run
                 run = self._draw_first(missing, loaded, folder)
-            if checkpoint is not None:
-                self.screen.say(f"{run.name}: going on after step {checkpoint.position.step} of {run.timetable.steps}")
+            joint = Joint(resumption=resumption, run=run, checkpoint=checkpoint)
+            self._describe(joint, damaged)
             if self.ranks.is_first:
                 check_space(run)
-            self._train(run, checkpoint=checkpoint)
+            self._train(run, joint=joint)
+
+    def _read_checkpoint(self, resumption: Resumption) -> tuple[Checkpoint | None, list[str]]:
+        """Read the checkpoint in each process, in the first one first: it renames damaged ones."""
+        if not self.ranks.is_first:
+            self.ranks.wait()
+        found = resumption.read_checkpoint(renames=self.ranks.is_first)
+        if self.ranks.is_first:
+            self.ranks.wait()
+        return found
+
+    def _describe(self, joint: Joint, damaged: Sequence[str]) -> None:
+        for line in damaged:
+            self.screen.say(f"passed over a damaged checkpoint: {line}")
+        joint.check()
+        for line in joint.describe():
+            self.screen.say(line)
 
     def _assemble(self, loaded: Loaded, folder: RunFolder) -> Run:
         run = assemble(loaded, self.registry, folder, self.ranks)
@@ -175,10 +215,10 @@ class _Launch:
         return_freed_memory()
         return self._assemble(loaded, folder)
 
-    def _train(self, run: Run, *, checkpoint: Checkpoint | None) -> None:
+    def _train(self, run: Run, *, joint: Joint | None) -> None:
         keep_freed_memory()
-        with self._state_kept(run.folder):
-            trainer = self._trained(run, checkpoint)
+        with self._state_kept(run.folder), using_threads(run.options.train.threads):
+            trainer = self._trained(run, joint)
             if not self.ranks.is_first:
                 return
             files = trainer.export()
@@ -196,7 +236,7 @@ class _Launch:
         for text in deliver_finished(run):
             self.screen.say(text)
 
-    def _trained(self, run: Run, checkpoint: Checkpoint | None) -> Trainer:
+    def _trained(self, run: Run, joint: Joint | None) -> Trainer:
         """Fill the caches and train."""
         folder = run.folder
         self.stop.check(folder.path)
@@ -213,8 +253,10 @@ class _Launch:
         source = open_source(run, preview_texts=prompts, on_progress=on_progress)
         observers = _observers(run, self.registry, self.screen, requests) if self.ranks.is_first else ()
         trainer = Trainer(run, source, observers, self.stop)
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
+        if joint is not None:
+            joint.restore(trainer)
+            for line in joint.record() if self.ranks.is_first else ():
+                self.screen.say(line)
         trainer.train(stop_after=self.stop_after)
         return trainer
 

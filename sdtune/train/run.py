@@ -47,10 +47,9 @@ if TYPE_CHECKING:
     from sdtune.data.text_cache import TextCache
     from sdtune.data.types import Placement, Size
     from sdtune.export.artifact import ArtifactKind
-    from sdtune.models.base import DiffusionModel
+    from sdtune.models.base import DiffusionModel, Part
     from sdtune.plugins import Registry
     from sdtune.specs import MethodSpec
-    from sdtune.train.checkpoint import Position
     from sdtune.train.info import OptimizerSnapshot
     from sdtune.train.method import Method, ParamGroup
 
@@ -136,32 +135,28 @@ class Run:
         Raises:
             ModelError: Names or shapes differ.
         """
-        own = self.parameters()
-        if set(own) != set(saved):
-            strangers = sorted(set(own) ^ set(saved))
-            raise ModelError(f"checkpoint holds other parameters, {len(strangers)} differ, first: {strangers[0]}")
+        self.check_parameters(saved)
         with torch.no_grad():
-            for name, parameter in own.items():
+            for name, parameter in self.parameters().items():
                 parameter.copy_(saved[name])
 
-    def check_unchanged(self, position: Position) -> None:
-        """Compare data set and model with those of a checkpoint.
+    def check_parameters(self, saved: Mapping[str, Tensor]) -> None:
+        """Compare names and shapes of saved values with those of the trained parameters.
 
         Raises:
-            ConfigError: One of them changed, so going on would not be the same run.
+            ModelError: They differ.
         """
-        if position.dataset != self.index.digest:
-            raise ConfigError(
-                "images or captions changed since the checkpoint",
-                where=str(self.folder.path),
-                hint="restore them, or start a new run in another --output",
-            )
-        if position.model != self.model.part_digest("unet"):
-            raise ConfigError(
-                f"the base model '{self.options.model.path}' changed since the checkpoint",
-                where=str(self.folder.path),
-                hint="restore it, or start a new run in another --output",
-            )
+        own = {name: tuple(parameter.shape) for name, parameter in self.parameters().items()}
+        theirs = {name: tuple(value.shape) for name, value in saved.items()}
+        if strangers := sorted(name for name in {**own, **theirs} if own.get(name) != theirs.get(name)):
+            first = strangers[0]
+            shapes = f" ({theirs.get(first, 'none')} saved, {own.get(first, 'none')} trained)"
+            raise ModelError(f"checkpoint holds other parameters, {len(strangers)} differ, first: {first}{shapes}")
+
+    def base_digests(self) -> dict[str, str]:
+        """Hash each part of the base model as it is stored."""
+        parts: tuple[Part, ...] = ("unet", "text_encoder", "vae")
+        return {part: self.model.part_digest(part) for part in parts}
 
     def bucket_counts(self) -> dict[Size, int]:
         """Count visits in an epoch by bucket, largest bucket first."""

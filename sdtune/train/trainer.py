@@ -15,6 +15,7 @@ from sdtune.train.autosave import SaveClock
 from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
 from sdtune.train.choice import SUFFIX, Choice
 from sdtune.train.dry import describe_step, rehearse, rehearses
+from sdtune.train.environment import describe_environment
 from sdtune.train.gradients import Gradients
 from sdtune.train.memory import memory_told
 from sdtune.train.numerics import StepGuard, check_weights
@@ -81,16 +82,15 @@ class Trainer:
         self._average = LossAverage()
         self._images_seen = 0
         self._clock = SaveClock(run.options.save.every_minutes)
+        self._base = run.base_digests()  # now, while the base model's files are surely there
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put the run back where a checkpoint was taken.
+        """Put the run back where a checkpoint was taken; `Resumption.check` has seen that they fit.
 
         Raises:
-            ConfigError: The images, the captions or the base model changed since.
             ModelError: The checkpoint holds other parameters.
         """
         position = checkpoint.position
-        self.run.check_unchanged(position)
         self.run.load_parameters(checkpoint.parameters)
         self._update.restore(checkpoint)
         self._average = LossAverage(*position.loss_average)
@@ -145,10 +145,12 @@ class Trainer:
         position = Position(
             step=self.step,
             dataset=self.run.index.digest,
-            model=self.run.model.part_digest("unet"),
+            model=self._base["unet"],
             loss_average=(self._average.total, self._average.weight),
             optimizer=packed.values,
             scaler=packed.scaler,
+            parts=self._base,
+            environment=describe_environment(self.run.device),
         )
         checkpoint = Checkpoint(
             parameters=self.run.parameters(), optimizer=packed.tensors, position=position, ema=packed.ema

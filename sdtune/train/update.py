@@ -170,7 +170,7 @@ class Update:
             self.skipped = position.scaler.get("skipped", 0)
             self.skipped_in_a_row = position.scaler.get("skipped_in_a_row", 0)
         if self._ema is not None:
-            self._ema.load(checkpoint.ema)
+            self._ema.load(checkpoint.ema or checkpoint.parameters)  # an average that was asked for later starts here
 
     def snapshot(self) -> OptimizerSnapshot:
         """Give the optimizer as files show it."""
