@@ -14,14 +14,17 @@ from sdtune.train.certification import certify_exports
 from sdtune.train.checkpoint import latest_checkpoint
 from sdtune.train.drawing import draw_missing
 from sdtune.train.finish import check_targets, deliver_finished
+from sdtune.train.fitting import prepare
 from sdtune.train.folder import RunFolder, RunLock, remember_last
+from sdtune.train.forecast import report_memory
 from sdtune.train.inputs import open_source
-from sdtune.train.memory import keep_freed_memory, peak_memory_bytes, return_freed_memory
+from sdtune.train.memory import keep_freed_memory, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
 from sdtune.train.previews import PreviewObserver, preview_requests
 from sdtune.train.run import assemble, open_base, run_folder
 from sdtune.train.signals import StopRequest
+from sdtune.train.step_times import StepTimeObserver
 from sdtune.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -60,8 +63,9 @@ def start(
     *,
     stop_after: int | None = None,
     overwrite: bool = False,
+    fit_bytes: int | None = None,
 ) -> Run:
-    """Train a new run to its end.
+    """Train a new run to its end, in `fit_bytes` of memory where they are given.
 
     Raises:
         SdtuneError: The run cannot start, or ended early; each child says why.
@@ -69,7 +73,7 @@ def start(
     folder = run_folder(loaded.options)
     folder.check_free(overwrite=overwrite)
     check_targets(loaded.options.output)
-    run = assemble(loaded, registry, folder)
+    loaded, run = prepare(loaded, registry, folder, fit_bytes)
     screen.say(make_plan(run).render())
     folder.create(overwrite=overwrite)
     write_text(folder.config, dump(loaded.options, loaded.origins))
@@ -137,6 +141,7 @@ def _train(
         source = open_source(run, preview_texts=prompts, on_progress=on_progress)
         observers = [
             MetricsObserver(folder.metrics),
+            StepTimeObserver(),
             *([TensorBoardObserver(folder.tensorboard)] if run.options.log.tensorboard else []),
             *([PreviewObserver(requests=requests)] if requests else []),
             *registry.observers(run),
@@ -151,6 +156,7 @@ def _train(
         folder.write_facts({"files": delivered})
         with trainer.shown_weights():
             certificate = certify_exports(run, files, registry)
+        report_memory(run)
     for file in files:
         screen.say(f"saved: {file.path}")
     if certificate is not None:
@@ -173,6 +179,7 @@ def _facts(run: Run) -> dict[str, object]:
         "steps": run.timetable.steps,
         "step": 0,
         "state": "planned",
+        "forecast": run.forecast.to_dict() if run.forecast else None,
     }
 
 
@@ -190,7 +197,7 @@ def _state_kept(folder: RunFolder) -> Iterator[None]:
         folder.write_facts({"state": "failed", "error": str(error), "exit_code": exit_code})
         logger.info("failed: %s", error)
         raise
-    folder.write_facts({"state": "done", "finished_at": time.time(), "peak_memory_bytes": peak_memory_bytes()})
+    folder.write_facts({"state": "done", "finished_at": time.time()})
 
 
 @contextmanager

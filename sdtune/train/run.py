@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sdtune.plugins import Registry
     from sdtune.specs import MethodSpec
     from sdtune.train.checkpoint import Position
+    from sdtune.train.forecast import Forecast
     from sdtune.train.info import OptimizerSnapshot
     from sdtune.train.method import Method, ParamGroup
 
@@ -90,6 +91,8 @@ class Run:
         missing: Regularization images to be drawn first; the data set holds them as if they were there.
         timetable: Steps and epochs.
         device: Where the model computes.
+        forecast: What it will take; None: not asked for.
+        fitted: A note for each option that was changed so that it fits into memory.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
         started_at: Unix seconds.
     """
@@ -109,6 +112,8 @@ class Run:
     timetable: Timetable
     device: torch.device
     frozen: tuple[str, ...] = ()
+    forecast: Forecast | None = None
+    fitted: tuple[str, ...] = ()
     texts: TextCache | None = None
     started_at: float = field(default_factory=time.time)
 
