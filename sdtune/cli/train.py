@@ -182,7 +182,7 @@ def plan(ctx: click.Context, /, *, fit: str | None, as_json: bool, **given: Any)
 
 
 def _plan(ctx: click.Context, loaded: Loaded, fit: str | None) -> Plan:
-    from sdtune.train.launch import prepare
+    from sdtune.train.fitting import prepare
     from sdtune.train.plan import make_plan
     from sdtune.train.run import run_folder
 

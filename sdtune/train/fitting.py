@@ -213,12 +213,12 @@ RUNGS = (
     Rung(price="latents are read from disk", changes=_cache_latents),
     Rung(price="images are encoded one by one", changes=_encode_singly),
     Rung(price="read the files back later with `sdtune verify`", changes=_leave_certificate),
+    Rung(price="the same result, about a third slower", changes=_checkpoint),
     Rung(
         price="as many images a step as before",
         changes=_halve_batch,
         may_touch=frozenset({"train.batch_size"}),
     ),
-    Rung(price="the same result, about a third slower", changes=_checkpoint),
     Rung(price="frozen parts are computed with fewer digits", changes=_lower_precision),
     Rung(price="the optimizer's state has 8 bits, and the result differs a little", changes=_shrink_optimizer),
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdtune.models.base import Part
+from sdtune.models.base import Part, join_conditionings
 from sdtune.train.live import LiveBytes
 from sdtune.train.objective import make_objective
 from sdtune.train.previews import preview_requests
@@ -65,7 +65,8 @@ def measure(run: Run, *, uses_text_cache: bool) -> Footprint:
         weights = {part: _weights(run, part) for part in PARTS}
         caption = _longest_caption(run)
         with torch.no_grad():
-            with LiveBytes() as text:
+            text = LiveBytes()
+            with text:
                 cond = run.model.encode_prompt([caption])
             encode = _counted(lambda: _encode(run))
             preview = _preview(run, cond)
@@ -114,7 +115,7 @@ def _step(run: Run, fake: FakeTensorMode, caption: str, cond: Conditioning | Non
     for tensor in [*run.model.parameters(), *run.model.buffers(), *trained]:
         counter.exclude(fake.from_tensor(tensor))
     is_first = run.options.train.gradient_accumulation == 1
-    hooks = [parameter.register_hook(_keeper(counter, is_kept=is_first)) for parameter in trained]
+    hooks = [cast("Any", parameter).register_hook(_keeper(counter, is_kept=is_first)) for parameter in trained]
     module = TrainStep(run.model, run.method, make_objective(run.options, run.model)).train()
     try:
         inputs = _inputs(run, caption, cond)
@@ -180,7 +181,8 @@ def _encode(run: Run) -> object:
 
 
 def _counted(compute: Callable[[], object]) -> LiveBytes:
-    with LiveBytes() as counter:
+    counter = LiveBytes()
+    with counter:
         compute()
     return counter
 
@@ -199,8 +201,6 @@ def _longest_caption(run: Run) -> str:
 
 
 def _repeated(cond: Conditioning, count: int) -> Conditioning:
-    from sdtune.models.base import join_conditionings
-
     return join_conditionings([cond] * count)
 
 

@@ -155,11 +155,13 @@ def _phases(run: Run, footprint: Footprint, *, has_text_cache: bool) -> list[Pha
 
 def _whole(run: Run, footprint: Footprint) -> dict[str, int]:
     """Give the weights that the certificate opens: as they were before anything was put into them or trained."""
-    parts = {part: count for part, count in footprint.weights.items() if part != "vae" or _exports_whole(run)}
+    parts: dict[str, int] = {
+        part: count for part, count in footprint.weights.items() if part != "vae" or _exports_whole(run)
+    }
     for group in run.groups:
         if not parts.get(group.part, 1):
             parts[group.part] = _sum(group.params.values()) * run.model.source.dtype.itemsize // 4
-    return dict(parts)
+    return parts
 
 
 def _kept(run: Run, footprint: Footprint) -> dict[str, int]:
@@ -184,9 +186,9 @@ def disk_forecast(run: Run, footprint: Footprint) -> dict[str, int]:
     exports *= 2 if averages and options.train.ema.export == "both" else 1
     copies = (options.output.webui_dir is not None) + (options.output.comfyui_dir is not None)
     cached = _cached(run, footprint.conditioning)
+    checkpoint = trained + averages + state_bytes(run.groups, options.train)
     return {
-        "checkpoints": (trained + averages + state_bytes(run.groups, options.train))
-        * min(saves, options.save.keep + 1),
+        "checkpoints": checkpoint * min(saves, options.save.keep + 1),
         "exports": (exports + copies) * _export_bytes(run, footprint),
         "caches": sum(cached[kind] for kind, mode in _modes(run).items() if mode == "disk"),
         "previews": _preview_bytes(run),

@@ -79,8 +79,10 @@ def start(
     write_text(folder.config, dump(loaded.options, loaded.origins))
     folder.write_facts(_facts(run))
     if missing := run.missing:
+        forecast = run.forecast
         del run  # the base model that draws needs its memory
         run = _draw_first(missing, loaded, registry, screen, folder)
+        run.forecast = forecast
     _train(run, registry, screen, checkpoint=None, stop_after=stop_after)
     return run
 

@@ -25,7 +25,7 @@ _ALIKE = {
 _NORM_BACKWARDS = {_aten.native_group_norm_backward.default: 4, _aten.native_layer_norm_backward.default: 5}
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
     """Count the storages that operations make, from their first tensor to their last.
 
     Where code asks for a tensor's value it is told 1, or true: there is none, and checks shall pass.
@@ -37,7 +37,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.live = self.peak = self.flops = 0
         self._known: dict[int, Any] = {}
 

@@ -95,8 +95,9 @@ class StepTimeObserver(Observer):
         """Keep the median for later runs."""
         counted = self._seconds[_WARMUP:]
         if len(counted) >= _FEWEST:
-            flops = 0 if run.forecast is None else run.forecast.flops
-            _write(_Record(key=step_key(run), seconds=statistics.median(counted), flops=flops))
+            key = step_key(run)
+            flops = run.forecast.flops if run.forecast else max((r.flops for r in _read() if r.key == key), default=0)
+            _write(_Record(key=key, seconds=statistics.median(counted), flops=flops))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
