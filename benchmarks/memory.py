@@ -44,8 +44,20 @@ def configurations(*, is_wide: bool) -> dict[str, tuple[str, ...]]:
             runs[name] = (*words, "--batch-size", str(batch), "--resolution", str(side), *more)
     lora = (*METHODS["lora r16"], "--resolution", "256")
     runs["lora r16, 1 x 256 px, certificate"] = (*lora, "--batch-size", "1", "--precision", "bf16")
-    runs["lora r16, 1 x 256 px, previews"] = (*lora, "preview.prompts=[a dog]", "preview.steps=2", "output.certify=false")
-    runs["lora r16, 1 x 512 px, bf16"] = (*METHODS["lora r16"], "--resolution", "512", "--precision", "bf16", "output.certify=false")
+    runs["lora r16, 1 x 256 px, previews"] = (
+        *lora,
+        "preview.prompts=[a dog]",
+        "preview.steps=2",
+        "output.certify=false",
+    )
+    runs["lora r16, 1 x 512 px, bf16"] = (
+        *METHODS["lora r16"],
+        "--resolution",
+        "512",
+        "--precision",
+        "bf16",
+        "output.certify=false",
+    )
     return runs
 
 
@@ -61,7 +73,17 @@ def measure(name: str, words: tuple[str, ...], model: Path, work: Path) -> dict[
     out = work / "runs" / "".join(char if char.isalnum() else "-" for char in f"{model.stem} {name}")
     record = out / "memory.json"
     if not record.exists():
-        given = ["--model", str(model), "--data", str(work / "images"), "--output", str(out), "--steps", "3", "--overwrite"]
+        given = [
+            "--model",
+            str(model),
+            "--data",
+            str(work / "images"),
+            "--output",
+            str(out),
+            "--steps",
+            "3",
+            "--overwrite",
+        ]
         given += ["data.captions=class_text", "data.class_text=photo of zwx dog", "--name", "bench"]
         env = os.environ | {"SDTUNE_CACHE_DIR": str(out / "cache")}
         command = [sys.executable, __file__, "--one", *given, *words]
@@ -110,7 +132,10 @@ def main() -> None:
                 print(f"| {name} | {row['error']} |", flush=True)
                 continue
             error = row["forecast"] / row["real"] - 1
-            print(f"| {name} | {row['forecast'] / 1e6:,.0f} | {row['real'] / 1e6:,.0f} | {error:+.0%} | {row['while']} |", flush=True)
+            print(
+                f"| {name} | {row['forecast'] / 1e6:,.0f} | {row['real'] / 1e6:,.0f} | {error:+.0%} | {row['while']} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+_HEADER_BYTES = 100_000  # names and metadata of an exported file
 _PIXEL_BYTES = 2  # of a PNG with much detail
+# fitted to six LoRA runs of benchmarks/memory.py (torch 2.13, glibc): no count of live tensors sees this
+_KERNELS_BYTES, _GAPS, _GAPS_CHECKPOINTED = 60_000_000, 0.25, 1.25
 _LOG_BYTES = 1_000  # a step in metrics.jsonl and TensorBoard together
 
 
@@ -140,7 +143,8 @@ def _phases(run: Run, footprint: Footprint, *, has_text_cache: bool) -> list[Pha
     gradients, encode = trained["trained"], 0 if has_latents else footprint.encode
     accumulated = gradients if options.train.gradient_accumulation > 1 else 0
     work = max(footprint.step + accumulated, gradients, encode)
-    phases = [Phase(name="training", parts=resident | {"activations and gradients": work})]
+    training = {"activations and gradients": work} | _heap(run, footprint)
+    phases = [Phase(name="training", parts=resident | training)]
     if has_text_cache:
         phases.append(Phase(name="encoding captions", parts=base | text | {"activations": footprint.text}))
     if has_latents:
@@ -151,6 +155,16 @@ def _phases(run: Run, footprint: Footprint, *, has_text_cache: bool) -> list[Pha
         second = {"the base model again": sum(_whole(run, footprint).values())}
         phases.append(Phase(name="reading the files back", parts=resident | second))
     return phases
+
+
+def _heap(run: Run, footprint: Footprint) -> dict[str, int]:
+    """Give what a CPU's resident size has beyond live tensors: buffers of kernels, and gaps in the heap."""
+    if run.device.type != "cpu":
+        return {}
+    train = run.options.train
+    gradients = _sum(run.parameters().values()) if train.gradient_accumulation == 1 else 0
+    share = _GAPS_CHECKPOINTED if train.gradient_checkpointing else _GAPS
+    return {"heap": _KERNELS_BYTES + int(share * max(0, footprint.step - gradients))}
 
 
 def _whole(run: Run, footprint: Footprint) -> dict[str, int]:
@@ -189,7 +203,7 @@ def disk_forecast(run: Run, footprint: Footprint) -> dict[str, int]:
     checkpoint = trained + averages + state_bytes(run.groups, options.train)
     return {
         "checkpoints": checkpoint * min(saves, options.save.keep + 1),
-        "exports": (exports + copies) * _export_bytes(run, footprint),
+        "exports": (exports + copies) * (_export_bytes(run, footprint) + _HEADER_BYTES),
         "caches": sum(cached[kind] for kind, mode in _modes(run).items() if mode == "disk"),
         "previews": _preview_bytes(run),
         "logs": table.steps // options.log.every_steps * _LOG_BYTES,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sdtune.config.train import TrainOptions
     from sdtune.train.method import ParamGroup
 
-_SIDES = (131, 137, 3, 5)  # of the small ones, all different; 8-bit optimizers have 32 below 4,096 elements
+_SIDES = (521, 523, 3, 5)  # of the small ones, all different; 8-bit optimizers have 32 below 4,096 elements
 
 
 def state_bytes(groups: Sequence[ParamGroup], train: TrainOptions) -> int:
