@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py WORK [--wide] [--only TEXT]
 
-Models have random weights: SD1.5 at half width, or with `--wide` at full width. WORK keeps models and results, so that a
-run that was interrupted goes on. Prints forecast, peak of the resident size, and error.
+Models have random weights: SD1.5 at half width, or with `--wide` at full width. WORK keeps models and results, so that
+an interrupted table goes on. Prints forecast, peak of the resident size, and error.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _HEADER_BYTES = 100_000  # names and metadata of an exported file
 _PIXEL_BYTES = 2  # of a PNG with much detail
-# fitted to six LoRA runs of benchmarks/memory.py (torch 2.13, glibc): no count of live tensors sees this
+# fitted to six runs of benchmarks/memory.py (torch 2.13, glibc): no count of live tensors sees this
 _KERNELS_BYTES, _GAPS, _GAPS_CHECKPOINTED = 60_000_000, 0.25, 1.25
 _LOG_BYTES = 1_000  # a step in metrics.jsonl and TensorBoard together
 
