@@ -85,7 +85,7 @@ class LogOptions(Options):
     tensorboard: bool = True
     """Write TensorBoard events into the run folder."""
     forecast: bool = True
-    """Tell memory, disk and time before the first step, which takes two or three seconds."""
+    """Tell memory, disk and time before the first step, which takes a few seconds."""
 
 
 class CoreOptions(Options):
