@@ -108,7 +108,7 @@ def _method_flags(ctx: click.Context) -> list[click.Parameter]:
 
 def _flag_owners(spec: MethodSpec) -> dict[str, MethodSpec]:
     """Map each flag to the method it belongs to: of several with one flag, the one named first."""
-    taken = {*_FLAGS, "method", "config", "resume"}
+    taken = {*_FLAGS, "method", "config", "resume", "fit"}
     owned = [(flag, part) for part in reversed(spec.sections) for flag in part.flags if flag not in taken]
     return dict(owned)
 
@@ -134,12 +134,18 @@ def _common_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("overrides", nargs=-1, metavar="[OPTION=VALUE]...")(function)
 
 
+_fit_option = click.option(
+    "--fit", metavar="SIZE", help="Choose settings with which the run fits into so much memory, e.g. 8GB."
+)
+
+
 @click.command(cls=MethodCommand)
 @_common_flags
 @click.option("--resume", metavar="RUN", help="Go on with a run: `last`, its folder, or one of its checkpoints.")
 @click.option("--extend", is_flag=True, help="With --resume: more steps or epochs than the run had.")
 @click.option("--accept-changes", is_flag=True, help="With --resume: other options that change the numbers.")
 @click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Save and stop after N more steps.")
+@_fit_option
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--overwrite", is_flag=True, help="Discard a run that is in the output folder.")
 @click.pass_context
@@ -151,6 +157,7 @@ def train(
     extend: bool,
     accept_changes: bool,
     stop_after: int | None,
+    fit: str | None,
     dry_run: bool,
     overwrite: bool,
     **given: Any,
@@ -164,6 +171,8 @@ def train(
     if resume is not None:
         if overwrite:
             raise ConfigError("--overwrite starts anew, --resume goes on", hint="give one of them")
+        if fit is not None:
+            raise ConfigError("--fit chooses settings of a new run, --resume goes on", hint="give one of them")
         from sdtune.train.resume import Given
 
         together = Given(
@@ -179,29 +188,40 @@ def train(
         raise ConfigError(f"--{'extend' if extend else 'accept-changes'} is for --resume", hint="add --resume RUN")
     loaded = _load(ctx, request)
     if dry_run:
-        click.echo(_plan(ctx, loaded).render())
+        click.echo(_plan(ctx, loaded, fit).render())
         return
     from sdtune.cli.progress import ConsoleScreen
     from sdtune.train.launch import start
 
-    start(loaded, _registry(ctx), ConsoleScreen(), stop_after=stop_after, overwrite=overwrite)
+    limit = _bytes(fit)
+    start(loaded, _registry(ctx), ConsoleScreen(), stop_after=stop_after, overwrite=overwrite, fit_bytes=limit)
 
 
 @click.command(cls=MethodCommand)
 @_common_flags
+@_fit_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
-def plan(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
-    """Show what a run would do: images, steps, what is trained, what is written."""
-    made = _plan(ctx, _load(ctx, _request(ctx, given)))
+def plan(ctx: click.Context, /, *, fit: str | None, as_json: bool, **given: Any) -> None:
+    """Show what a run would do: images, steps, what is trained, what is written, what it takes."""
+    made = _plan(ctx, _load(ctx, _request(ctx, given)), fit)
     click.echo(json.dumps(made.to_dict(), indent=1, ensure_ascii=False) if as_json else made.render())
 
 
-def _plan(ctx: click.Context, loaded: Loaded) -> Plan:
+def _plan(ctx: click.Context, loaded: Loaded, fit: str | None) -> Plan:
+    from sdtune.train.fitting import prepare
     from sdtune.train.plan import make_plan
-    from sdtune.train.run import assemble, run_folder
+    from sdtune.train.ranks import Ranks
+    from sdtune.train.run import run_folder
 
-    return make_plan(assemble(loaded, _registry(ctx), run_folder(loaded.options)))
+    _, run = prepare(loaded, _registry(ctx), run_folder(loaded.options), Ranks(), _bytes(fit))
+    return make_plan(run)
+
+
+def _bytes(fit: str | None) -> int | None:
+    from sdtune.train.fitting import parse_size
+
+    return None if fit is None else parse_size(fit)
 
 
 def _request(ctx: click.Context, given: Mapping[str, Any]) -> Request:

@@ -89,6 +89,8 @@ class LogOptions(Options):
     """Read and write loss and learning rates every so many steps."""
     tensorboard: bool = True
     """Write TensorBoard events into the run folder."""
+    forecast: bool = True
+    """Tell memory, disk and time before the first step, which takes a few seconds."""
 
 
 class CoreOptions(Options):

@@ -168,6 +168,13 @@ class DiffusionModel(nn.Module, ABC):
             ModelError: The file lacks tensors, holds others, or shapes differ.
         """
 
+    def load_empty(self, part: Part) -> None:
+        """Put a part in its place as `load` does, with tensors that hold no values.
+
+        For forecasts: it is called where tensors are fake, and the part is unloaded afterwards. The default loads it.
+        """
+        self.load(part)
+
     @abstractmethod
     def unload(self, part: Part) -> None:
         """Free a part's memory."""

@@ -33,6 +33,19 @@ def build_part(stored: StoredPart, family: SDFamily, *, dtype: torch.dtype, devi
     return module.requires_grad_(False).eval()
 
 
+def build_hollow(stored: StoredPart, family: SDFamily, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Build a part as `build_part` does, with tensors that hold no values; in a mode of fake tensors it costs nothing.
+
+    Raises:
+        ModelError: See `build_empty`.
+    """
+    module = build_empty(stored, family)
+    for name, parameter in list(module.named_parameters()):
+        _set(module, name, torch.empty(parameter.shape, dtype=dtype, device=device))
+    _restore_position_ids(module, device)
+    return module.requires_grad_(False).eval()
+
+
 def build_empty(stored: StoredPart, family: SDFamily) -> nn.Module:
     """Build a part's module on the meta device, from its configuration, or else from its shapes.
 
@@ -93,10 +106,13 @@ def fill(module: nn.Module, stored: StoredPart, *, dtype: torch.dtype, device: t
     with ThreadPoolExecutor(_READERS) as readers:
         tensors = readers.map(lambda name: stored.read(name, dtype), parameters)
         for (name, parameter), tensor in zip(parameters.items(), tensors, strict=True):
-            owner, _, leaf = name.removeprefix(prefix).rpartition(".")
-            weight = nn.Parameter(tensor.reshape(parameter.shape).to(device), requires_grad=False)
-            setattr(module.get_submodule(owner), leaf, weight)
+            _set(module, name.removeprefix(prefix), tensor.reshape(parameter.shape).to(device))
     _restore_position_ids(module, device)
+
+
+def _set(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 def _restore_position_ids(module: nn.Module, device: torch.device) -> None:

@@ -90,17 +90,21 @@ class StableDiffusion(DiffusionModel):
 
     def load(self, part: Part) -> None:
         """See `DiffusionModel.load`."""
-        if not self.is_loaded(part):
-            self._build(part, self.dtype_of(part))
+        self._add(part, self.dtype_of(part), build.build_part)
+
+    def load_empty(self, part: Part) -> None:
+        """See `DiffusionModel.load_empty`."""
+        self._add(part, self.dtype_of(part), build.build_hollow)
 
     def dtype_of(self, part: Part) -> torch.dtype:
         """See `DiffusionModel.dtype_of`."""
         return self._vae_dtype if part == "vae" else self.source.dtype
 
-    def _build(self, part: Part, dtype: torch.dtype) -> None:
+    def _add(self, part: Part, dtype: torch.dtype, make: Callable[..., nn.Module]) -> None:
+        if self.is_loaded(part):
+            return
         for component in self._family.components_of(part):
-            stored = self._stored(component)
-            module = build.build_part(stored, self._family, dtype=dtype, device=self.source.device)
+            module = make(self._stored(component), self._family, dtype=dtype, device=self.source.device)
             self.add_module(component, module)
         if part == "text_encoder":
             for text in self._texts:
@@ -221,8 +225,7 @@ class StableDiffusion(DiffusionModel):
         """See `DiffusionModel.unfreeze`."""
         if self.is_loaded(part) and self.source.dtype != torch.float32:
             self.unload(part)
-        if not self.is_loaded(part):
-            self._build(part, torch.float32)
+        self._add(part, torch.float32, build.build_part)
         parameters: dict[str, nn.Parameter] = {}
         for component, module, prefix in self._modules_of(part):
             named = ((f"{component}.{prefix}{name}", parameter) for name, parameter in module.named_parameters())
@@ -337,8 +340,7 @@ class StableDiffusion(DiffusionModel):
 
     def webui_metadata(self) -> dict[str, str]:
         """See `DiffusionModel.webui_metadata`."""
-        stored = self._storage.components
-        configs = {component: dict(part.config) for component, part in stored.items() if part.config}
+        configs = {name: dict(part.config) for name, part in self._storage.components.items() if part.config}
         return {CONFIG_KEY: json.dumps(configs)} if configs else {}
 
     def enable_gradient_checkpointing(self) -> None:

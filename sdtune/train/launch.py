@@ -15,11 +15,13 @@ from sdtune.train.clock import Clock
 from sdtune.train.drawing import draw_missing
 from sdtune.train.environment import using_threads
 from sdtune.train.finish import check_targets, deliver_finished
+from sdtune.train.fitting import prepare
 from sdtune.train.folder import RunFolder, remember_last
+from sdtune.train.forecast import report_memory
 from sdtune.train.inputs import open_source
 from sdtune.train.joint import Joint
 from sdtune.train.lock import RunLock
-from sdtune.train.memory import keep_freed_memory, peak_memory_bytes, return_freed_memory
+from sdtune.train.memory import keep_freed_memory, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
 from sdtune.train.previews import PreviewObserver, preview_requests
@@ -28,6 +30,7 @@ from sdtune.train.run import assemble, open_base, run_folder
 from sdtune.train.runlog import log_to
 from sdtune.train.signals import StopRequest
 from sdtune.train.space import check_space
+from sdtune.train.step_times import StepTimeObserver
 from sdtune.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -69,14 +72,15 @@ def start(
     *,
     stop_after: int | None = None,
     overwrite: bool = False,
+    fit_bytes: int | None = None,
 ) -> Run:
-    """Train a new run to its end.
+    """Train a new run to its end, in `fit_bytes` of memory where they are given.
 
     Raises:
         SdtuneError: The run cannot start, or ended early; each child says why.
     """
     with _launched(registry, screen, stop_after) as launch:
-        return launch.start(loaded, overwrite=overwrite)
+        return launch.start(loaded, overwrite=overwrite, fit_bytes=fit_bytes)
 
 
 def resume(
@@ -132,14 +136,15 @@ class _Launch:
     stop: StopRequest
     stop_after: int | None
 
-    def start(self, loaded: Loaded, *, overwrite: bool) -> Run:
+    def start(self, loaded: Loaded, *, overwrite: bool, fit_bytes: int | None) -> Run:
         """Begin a run."""
         folder = run_folder(loaded.options)
         if self.ranks.is_first:
             folder.check_free(overwrite=overwrite)
             check_targets(loaded.options.output)
         self.ranks.wait()
-        run = self._assemble(loaded, folder)
+        loaded, run = prepare(loaded, self.registry, folder, self.ranks, fit_bytes)
+        self.ranks.wait()  # until all have seen the same images, none draws any
         self.screen.say(make_plan(run).render())
         if self.ranks.is_first:
             check_space(run)
@@ -149,8 +154,10 @@ class _Launch:
                 write_text(folder.config, dump(loaded.options, loaded.origins), overwrite=True)
                 folder.write_facts(_facts(run))
             if missing := run.missing:
+                forecast = run.forecast
                 del run  # the base model that draws needs its memory
                 run = self._draw_first(missing, loaded, folder)
+                run.forecast = forecast
             self._train(run, joint=None)
         return run
 
@@ -226,6 +233,7 @@ class _Launch:
             run.folder.write_facts({"files": delivered})
             with trainer.shown_weights():
                 certificate = certify_exports(run, files, self.registry)
+            report_memory(run)
         for text in (*(f"saved: {file.path}" for file in files), *trainer.verdict()):
             self.screen.say(text)
         if certificate is not None:
@@ -296,7 +304,7 @@ class _Launch:
             _write_end(folder, {"state": "failed", "error": str(error), "exit_code": exit_code})
             logger.info("failed: %s", error)
             raise
-        folder.write_facts({"state": "done", "finished_at": clock.now(), "peak_memory_bytes": peak_memory_bytes()})
+        folder.write_facts({"state": "done", "finished_at": clock.now()})
 
 
 def _observers(
@@ -305,6 +313,7 @@ def _observers(
     folder = run.folder
     return [
         MetricsObserver(folder.metrics),
+        StepTimeObserver(),
         *([TensorBoardObserver(folder.tensorboard)] if run.options.log.tensorboard else []),
         *([PreviewObserver(requests=requests)] if requests else []),
         *registry.observers(run),
@@ -323,6 +332,7 @@ def _facts(run: Run) -> dict[str, object]:
         "steps": run.timetable.steps,
         "step": 0,
         "state": "planned",
+        "forecast": run.forecast.to_dict() if run.forecast else None,
     }
 
 

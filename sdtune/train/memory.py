@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _KEEP_BYTES = 2**31 - 1
+_STATM = Path("/proc/self/statm")
+CONTEXT_BYTES = 500_000_000  # of the GPU's memory: CUDA's own, before the first tensor; half a gigabyte on most cards
 
 
 def keep_freed_memory() -> None:
@@ -39,8 +41,22 @@ def return_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
-def peak_memory_bytes() -> int:
-    """Give the largest resident size of the process so far; 0 where the system does not tell."""
+def resident_bytes() -> int:
+    """Give the resident size of the process now; where the system does not tell, its largest so far."""
+    if not _STATM.exists():
+        return peak_memory_bytes()
+    return int(_STATM.read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+
+
+def peak_memory_bytes(device: str = "cpu") -> int:
+    """Give the most memory this process has had so far.
+
+    Args:
+        device: `cpu`: its largest resident size, 0 where the system does not tell. `cuda`: what torch has reserved of
+            the GPU, and CUDA's own share.
+    """
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved() + CONTEXT_BYTES
     try:
         import resource
     except ImportError:

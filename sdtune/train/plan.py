@@ -47,12 +47,14 @@ class Plan:
         trained: What is trained.
         notes: Things that may surprise, one line each.
         steps: Optimizer steps of the run.
+        forecast: Memory, disk and time in numbers; None: not asked for.
     """
 
     facts: dict[str, str]
     trained: tuple[TrainedGroup, ...]
     notes: tuple[str, ...]
     steps: int
+    forecast: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values."""
@@ -104,13 +106,15 @@ def make_plan(run: Run) -> Plan:
         "file": _file_text(run, sum(group.parameters for group in trained)),
         "checkpoints": describe_saving(run),
         "folder": str(run.folder.path),
+        **(run.forecast.facts() if run.forecast else {}),
     }
     surprises = (*run.model.notes(), *run.index.notes, *run.method.notes(), *objective_notes(run.options, run.model))
     return Plan(
         facts=facts,
         trained=trained,
-        notes=(*surprises, *run.frozen, *_notes(run)),
+        notes=(*run.fitted, *surprises, *run.frozen, *_notes(run)),
         steps=run.timetable.steps,
+        forecast=run.forecast.to_dict() if run.forecast else None,
     )
 
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from sdtune.models.base import DiffusionModel, Part
     from sdtune.plugins import Registry
     from sdtune.specs import MethodSpec
+    from sdtune.train.forecast import Forecast
     from sdtune.train.info import OptimizerSnapshot
     from sdtune.train.method import Method, ParamGroup
 
@@ -95,6 +96,8 @@ class Run:
         timetable: Steps and epochs.
         device: Where the model computes.
         ranks: This process among those of the training.
+        forecast: What it will take; None: not asked for.
+        fitted: A note for each option that was changed so that it fits into memory.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
         held_out: Images that are measured and not trained on; None: there are none.
         clock: Set when the run was assembled.
@@ -116,6 +119,8 @@ class Run:
     device: torch.device
     frozen: tuple[str, ...] = ()
     ranks: Ranks = field(default_factory=Ranks)
+    forecast: Forecast | None = None
+    fitted: tuple[str, ...] = ()
     texts: TextCache | None = None
     held_out: HeldOut | None = None
     clock: Clock = field(default_factory=Clock)

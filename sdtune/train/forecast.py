@@ -1,0 +1,279 @@
+"""How much memory, disk and time a run will take, told before it starts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sdtune.export.artifact import PICKLED_KINDS
+from sdtune.train.footprint import Footprint, measure
+from sdtune.train.inputs import make_builder
+from sdtune.train.memory import CONTEXT_BYTES, peak_memory_bytes, resident_bytes
+from sdtune.train.optimizer_state import state_bytes
+from sdtune.train.previews import preview_requests
+from sdtune.train.step_times import StepTime, step_key, step_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from sdtune.train.run import Run
+
+logger = logging.getLogger(__name__)
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+_HEADER_BYTES = 100_000  # names and metadata of an exported file
+_PIXEL_BYTES = 2  # of a PNG with much detail
+# fitted to six runs of benchmarks/memory.py (torch 2.13, glibc): no count of live tensors sees this
+_KERNELS_BYTES, _GAPS, _GAPS_CHECKPOINTED = 60_000_000, 0.25, 1.25
+_LOG_BYTES = 1_000  # a step in metrics.jsonl and TensorBoard together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """What is in memory at one time of a run.
+
+    Attributes:
+        name: As it stands after `while`.
+        parts: What it is, to bytes.
+    """
+
+    name: str
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a run will take.
+
+    Attributes:
+        device: `cpu` or `cuda`: whose memory it is.
+        phases: The memory of each phase, in bytes.
+        disk: Kind of file to bytes, at most.
+        flops: Floating-point operations of a step.
+        step_seconds: A step's time; None: not known on this machine.
+        time_source: How that is known.
+        steps: Steps of the run.
+    """
+
+    device: str
+    phases: tuple[Phase, ...]
+    disk: Mapping[str, int]
+    flops: int
+    step_seconds: float | None
+    time_source: str
+    steps: int
+
+    @property
+    def peak(self) -> Phase:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+    def facts(self) -> dict[str, str]:
+        """Give what the plan says."""
+        return {"memory": self._memory(), "disk": self._disk(), "time": self._time()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values."""
+        return asdict(self) | {
+            "memory": {phase.name: phase.total for phase in self.phases},
+            "memory_bytes": self.peak.total,
+            "disk_bytes": sum(self.disk.values()),
+        }
+
+    def _memory(self) -> str:
+        where = "of the GPU" if self.device == "cuda" else "in all"
+        return f"{size(self.peak.total)} {where}, while {self.peak.name}: {_listed(self.peak.parts)}"
+
+    def _disk(self) -> str:
+        return f"up to {size(sum(self.disk.values()))}: {_listed(self.disk)}"
+
+    def _time(self) -> str:
+        if self.step_seconds is None:
+            return "not known yet on this machine; told after the first steps"
+        total = self.steps * self.step_seconds
+        return f"about {duration(total)}, {self.step_seconds:.2g} s a step ({self.time_source})"
+
+
+def make_forecast(run: Run) -> Forecast:
+    """Tell what an assembled run will take; about two seconds of work, and no GPU is needed."""
+    has_text_cache = uses_text_cache(run)
+    footprint = measure(run, uses_text_cache=has_text_cache)
+    flops = footprint.flops * run.options.train.gradient_accumulation
+    found = step_time(step_key(run), flops)
+    return Forecast(
+        device=run.device.type,
+        phases=tuple(_phases(run, footprint, has_text_cache=has_text_cache)),
+        disk={kind: count for kind, count in disk_forecast(run, footprint).items() if count},
+        flops=flops,
+        step_seconds=found.seconds if isinstance(found, StepTime) else None,
+        time_source=found.source if isinstance(found, StepTime) else "",
+        steps=run.timetable.steps,
+    )
+
+
+def report_memory(run: Run) -> None:
+    """Put the real peak of memory so far beside the forecast, into the log and `run.json`."""
+    peak = peak_memory_bytes(run.device.type)
+    run.folder.write_facts({"peak_memory_bytes": peak})
+    forecast = f"forecast {size(run.forecast.peak.total)}, " if run.forecast else ""
+    logger.info("memory: %sreal %s", forecast, size(peak))
+
+
+def uses_text_cache(run: Run) -> bool:
+    """Tell whether captions are encoded before training, and the text encoder is not needed then."""
+    is_on = run.options.data.cache.text != "off" and not run.trains_text
+    return is_on and make_builder(run, None).fixed_captions() is not None
+
+
+def _phases(run: Run, footprint: Footprint, *, has_text_cache: bool) -> list[Phase]:
+    options, weights = run.options, footprint.weights
+    trained = {"trained": _sum(run.parameters().values())}
+    base = {"program": _overhead(run), "unet": weights["unet"]} | trained
+    text, own_vae = {"text encoder": weights["text_encoder"]}, {"vae": weights["vae"]}
+    has_latents, requests = options.data.cache.latents != "off", preview_requests(run)
+    resident = base | ({} if has_text_cache else text) | (own_vae if requests or not has_latents else {})
+    resident |= _kept(run, footprint)
+    gradients, encode = trained["trained"], 0 if has_latents else footprint.encode
+    accumulated = gradients if options.train.gradient_accumulation > 1 else 0
+    work = max(footprint.step + accumulated, gradients, encode)
+    training = {"activations and gradients": work} | _heap(run, footprint)
+    phases = [Phase(name="training", parts=resident | training)]
+    if has_text_cache:
+        phases.append(Phase(name="encoding captions", parts=base | text | {"activations": footprint.text}))
+    if has_latents:
+        phases.append(Phase(name="encoding images", parts=base | text | own_vae | {"activations": footprint.encode}))
+    if requests:
+        phases.append(Phase(name="drawing previews", parts=resident | {"activations": footprint.preview}))
+    if options.output.certify:
+        second = {"the base model again": sum(_whole(run, footprint).values())}
+        phases.append(Phase(name="reading the files back", parts=resident | second))
+    return phases
+
+
+def _heap(run: Run, footprint: Footprint) -> dict[str, int]:
+    """Give what a CPU's resident size has beyond live tensors: buffers of kernels, and gaps in the heap."""
+    if run.device.type != "cpu":
+        return {}
+    train = run.options.train
+    gradients = _sum(run.parameters().values()) if train.gradient_accumulation == 1 else 0
+    share = _GAPS_CHECKPOINTED if train.gradient_checkpointing else _GAPS
+    return {"heap": _KERNELS_BYTES + int(share * max(0, footprint.step - gradients))}
+
+
+def _whole(run: Run, footprint: Footprint) -> dict[str, int]:
+    """Give the weights that the certificate opens: as they were before anything was put into them or trained."""
+    parts: dict[str, int] = {
+        part: count for part, count in footprint.weights.items() if part != "vae" or _exports_whole(run)
+    }
+    for group in run.groups:
+        if not parts.get(group.part, 1):
+            parts[group.part] = _sum(group.params.values()) * run.model.source.dtype.itemsize // 4
+    return parts
+
+
+def _kept(run: Run, footprint: Footprint) -> dict[str, int]:
+    """Give what a run keeps beside weights: the optimizer's state, the average, caches in memory."""
+    options, kept = run.options, {"optimizer": state_bytes(run.groups, run.options.train)}
+    if options.train.ema.decay is not None:
+        kept["average"] = sum(parameter.numel() * 4 for parameter in run.parameters().values())
+    if run.device.type == "cpu":
+        cached = _cached(run, footprint.conditioning)
+        kept["caches"] = sum(cached[kind] for kind, mode in _modes(run).items() if mode == "ram")
+    return {name: count for name, count in kept.items() if count}
+
+
+def disk_forecast(run: Run, footprint: Footprint) -> dict[str, int]:
+    """Tell what a run will write, at most: kind of file to bytes."""
+    options, table = run.options, run.timetable
+    trained = _sum(run.parameters().values())
+    averages = trained if options.train.ema.decay is not None else 0
+    saves = 1 + (table.steps // options.save.every_steps if options.save.every_steps else 0)
+    every = options.save.every_epochs
+    exports = 1 + (table.epochs // every if every else 0)
+    exports *= 2 if averages and options.train.ema.export == "both" else 1
+    copies = (options.output.webui_dir is not None) + (options.output.comfyui_dir is not None)
+    cached = _cached(run, footprint.conditioning)
+    checkpoint = trained + averages + state_bytes(run.groups, options.train)
+    return {
+        "checkpoints": checkpoint * min(saves, options.save.keep + 1),
+        "exports": (exports + copies) * (_export_bytes(run, footprint) + _HEADER_BYTES),
+        "caches": sum(cached[kind] for kind, mode in _modes(run).items() if mode == "disk"),
+        "previews": _preview_bytes(run),
+        "logs": table.steps // options.log.every_steps * _LOG_BYTES,
+    }
+
+
+def _modes(run: Run) -> dict[str, str]:
+    cache = run.options.data.cache
+    return {"latents": cache.latents, "text": cache.text if uses_text_cache(run) else "off"}
+
+
+def _cached(run: Run, conditioning: int) -> dict[str, int]:
+    """Give the bytes of both caches when they are full; what is there already is counted too."""
+    builder, factor = make_builder(run, None), run.model.latent_factor
+    pixels = [item.placement.bucket.width * item.placement.bucket.height for item in builder.latent_items()]
+    latents = sum(pixels) // factor**2 * run.model.latent_channels * 2 * 4
+    return {"latents": latents, "text": len(builder.fixed_captions() or ()) * conditioning}
+
+
+def _exports_whole(run: Run) -> bool:
+    return run.method.kind == "checkpoint"
+
+
+def _export_bytes(run: Run, footprint: Footprint) -> int:
+    dtype = 4 if run.method.kind in PICKLED_KINDS else _BYTES[run.options.save.dtype]
+    if _exports_whole(run):
+        return footprint.elements * dtype
+    return sum(parameter.numel() for parameter in run.parameters().values()) * dtype
+
+
+def _preview_bytes(run: Run) -> int:
+    options, table = run.options.preview, run.timetable
+    times = 2 + (table.steps // options.every_steps if options.every_steps else 0)
+    times += table.epochs // options.every_epochs if options.every_epochs else 0
+    pixels = sum(request.size.width * request.size.height for request in preview_requests(run))
+    return 2 * times * pixels * _PIXEL_BYTES  # each alone and in the grid
+
+
+def _overhead(run: Run) -> int:
+    """Give what Python, its libraries and on a GPU the context take without the run's own tensors."""
+    if run.device.type != "cpu":
+        return CONTEXT_BYTES
+    tensors = {id(tensor): tensor for tensor in (*run.model.parameters(), *run.model.buffers())}
+    tensors |= {id(parameter): parameter for parameter in run.parameters().values()}
+    return max(0, resident_bytes() - _sum(tensors.values()))
+
+
+def _sum(tensors: Any) -> int:
+    return sum(_bytes(tensor) for tensor in tensors)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.itemsize
+
+
+def size(count: int) -> str:
+    """Spell bytes: `1.23 GB` (10^9), `45 MB`, `6 kB`."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.{2 if name == 'GB' else 0}f} {name}"
+    return f"{max(count, 0) / 1e3:.0f} kB"
+
+
+def duration(seconds: float) -> str:
+    """Spell a duration roughly: `45 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _listed(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {size(count)}" for name, count in sorted(parts.items(), key=lambda item: -item[1]))

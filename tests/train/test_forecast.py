@@ -1,0 +1,120 @@
+"""Forecasts of memory, disk and time, against what tensors, optimizers and runs really take."""
+
+import json
+
+import pytest
+import torch
+
+import sdtune_lora
+from sdtune.config.compose import load
+from sdtune.plugins import Registry
+from sdtune.testing.images import write_images
+from sdtune.testing.runner import command, train
+from sdtune.testing.tiny import tiny_sd1
+from sdtune.train.folder import RunFolder
+from sdtune.train.footprint import measure
+from sdtune.train.forecast import duration, make_forecast, size
+from sdtune.train.run import assemble
+
+PLUGINS = [sdtune_lora]
+REGISTRY = Registry.from_plugins(PLUGINS)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("forecast")
+    write_images(folder / "3_thing", 3, sizes=((64, 64),))
+    (model := folder / "tiny").parent.mkdir(exist_ok=True)
+    tiny_sd1(model)
+    return [
+        "method=lora",
+        f"model.path={model}",
+        f"data.path={folder}",
+        "data.resolution=64",
+        "train.steps=6",
+        "lora.rank=2",
+        "lora.text_encoder=false",
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(words, tmp_path_factory):
+    return assemble(load(REGISTRY, overrides=words), REGISTRY, RunFolder(tmp_path_factory.mktemp("run") / "out"))
+
+
+@pytest.fixture(scope="module")
+def forecast(run):
+    return make_forecast(run)
+
+
+def test_a_forecast_leaves_the_run_as_it_was(run):
+    before = {name: (p.data_ptr(), p.requires_grad, p.grad) for name, p in run.model.named_parameters()}
+    modes = [module.training for module in run.model.modules()]
+    state = torch.get_rng_state()
+    measure(run, uses_text_cache=True)
+    assert {name: (p.data_ptr(), p.requires_grad, p.grad) for name, p in run.model.named_parameters()} == before
+    assert [module.training for module in run.model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not run.model.is_loaded("vae")
+
+
+def test_the_peak_is_the_largest_phase(forecast):
+    assert forecast.peak.total == max(phase.total for phase in forecast.phases)
+    assert forecast.peak.total == sum(forecast.peak.parts.values())
+
+
+def test_weights_are_those_that_are_loaded(run, forecast):
+    module = run.model.part("unet")
+    trained = {id(parameter) for parameter in run.parameters().values()}
+    own = sum(p.numel() * 4 for p in module.parameters() if id(p) not in trained)
+    assert forecast.phases[0].parts["unet"] == own
+
+
+def test_the_plan_tells_memory_disk_and_time(forecast):
+    facts = forecast.facts()
+    assert "while" in facts["memory"]
+    assert facts["disk"].startswith("up to ")
+    assert facts["time"].startswith("not known yet on this machine")
+
+
+@pytest.mark.parametrize(("count", "text"), [(8_000, "8 kB"), (44_600_000, "45 MB"), (1_234_000_000, "1.23 GB")])
+def test_bytes_are_spelt_in_the_unit_that_fits(count, text):
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (180, "3 min"), (7500, "2 h 5 min")])
+def test_durations_are_spelt_roughly(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_forecast_beside_what_was_real(words, tmp_path):
+    out = tmp_path / "out"
+    train(PLUGINS, *words, f"output.dir={out}", "log.forecast=true", "log.tensorboard=false")
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["forecast"]["memory_bytes"] > 0
+    assert facts["peak_memory_bytes"] > 0
+    assert "memory: forecast " in (out / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_the_disk_a_run_takes_is_below_the_forecast(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDTUNE_CACHE_DIR", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    options = ("log.forecast=true", "save.every_steps=2", "preview.prompts=[a thing]", "preview.steps=1")
+    train(PLUGINS, *words, f"output.dir={out}", *options)
+    forecast = json.loads((out / "run.json").read_text())["forecast"]["disk"]
+    kinds = {"checkpoints": out / "checkpoints", "exports": out / "exports", "caches": tmp_path / "cache" / "latents"}
+    for kind, folder in kinds.items():
+        real = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        assert real < 1.5 * forecast[kind] + 20_000, kind
+
+
+@pytest.mark.slow
+def test_a_second_run_knows_its_time(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SDTUNE_CACHE_DIR", str(tmp_path / "cache"))
+    train(PLUGINS, *words, f"output.dir={tmp_path / 'out'}", "log.forecast=true")
+    assert command(PLUGINS, "plan", *words) == 0
+    assert "(measured on this machine)" in capsys.readouterr().out
+    assert command(PLUGINS, "plan", "--batch-size", "2", *words) == 0
+    assert "(from a run at 64x64, 1 x 1)" in capsys.readouterr().out
