@@ -36,12 +36,14 @@ class ModelSource:
         options: How the model is to be read.
         dtype: Dtype in which frozen parts are held and computed.
         device: Where parts live.
+        trained_dtype: Dtype in which parts are held that are trained as a whole.
     """
 
     path: Path
     name: str
     dtype: torch.dtype
     device: torch.device
+    trained_dtype: torch.dtype = torch.float32
     options: ModelOptions = field(default_factory=ModelOptions)
 
 
@@ -235,7 +237,7 @@ class DiffusionModel(nn.Module, ABC):
 
     @abstractmethod
     def unfreeze(self, part: Part) -> dict[str, nn.Parameter]:
-        """Make a whole part trainable: float32 as stored, computed in the source's dtype by autocast.
+        """Make a whole part trainable: in the source's `trained_dtype`, computed in the source's dtype by autocast.
 
         Call it before anything is put into the part: the part is loaded anew where its dtype was another.
 

@@ -211,7 +211,7 @@ class StableDiffusion(DiffusionModel):
         return torch.tensor([[height, width, 0, 0, height, width]], device=x_t.device).expand(len(x_t), -1)
 
     def _computing(self, part: Part) -> AbstractContextManager[Any]:
-        """Compute in the source's dtype, also where a trained part is held in float32."""
+        """Compute in the source's dtype, also where a trained part is held in another."""
         dtype = self.source.dtype
         if next(self.part(part).parameters()).dtype == dtype:
             return nullcontext()
@@ -219,10 +219,10 @@ class StableDiffusion(DiffusionModel):
 
     def unfreeze(self, part: Part) -> dict[str, nn.Parameter]:
         """See `DiffusionModel.unfreeze`."""
-        if self.is_loaded(part) and self.source.dtype != torch.float32:
+        if self.is_loaded(part) and self.source.dtype != self.source.trained_dtype:
             self.unload(part)
         if not self.is_loaded(part):
-            self._build(part, torch.float32)
+            self._build(part, self.source.trained_dtype)
         parameters: dict[str, nn.Parameter] = {}
         for component, module, prefix in self._modules_of(part):
             named = ((f"{component}.{prefix}{name}", parameter) for name, parameter in module.named_parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,8 @@ class Gradients:
     def _backward(self, inputs: StepInputs, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         losses, terms = self._module(inputs)
         share = losses.sum() / count
+        if self._update.acts_in_backward and not math.isfinite(float(share)):
+            return share.detach(), terms  # the loop stops for it, and nothing has moved
         self._accelerator.backward(self._update.scaled(share))
         return share.detach(), terms
 

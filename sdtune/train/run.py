@@ -23,11 +23,13 @@ from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.models.open import open_model
 from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
+from sdtune.train.fused import check_fused
 from sdtune.train.groups import freeze_groups, split_groups
 from sdtune.train.info import RunInfo
 from sdtune.train.objective import check_objective
 from sdtune.train.optim import group_rates
 from sdtune.train.optimizers import check_fit, choose_optimizer
+from sdtune.train.stepping import narrow
 from sdtune.train.timetable import Timetable
 
 if TYPE_CHECKING:
@@ -263,6 +265,10 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder) -> Run:
         options, batches_per_epoch(index.images, placements, options.train.batch_size, rotations), groups
     )
     check_fit(optimizer, groups, options.train, timetable.steps)
+    if options.train.fused_backward:
+        check_fused(options.train, optimizer.entry)
+    if options.train.weights == "bf16":
+        narrow(groups)
     if options.train.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return Run(
@@ -306,7 +312,13 @@ def read_data(
 def open_base(options: CoreOptions, registry: Registry) -> DiffusionModel:
     """Open the base model of a run on its device."""
     device = choose_device()
-    return open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
+    return open_model(
+        options.model,
+        dtype=compute_dtype(options, device),
+        device=device,
+        registry=registry,
+        trained_dtype=DTYPES[options.train.weights],
+    )
 
 
 def plan_timetable(options: CoreOptions, batches: int, groups: Sequence[ParamGroup]) -> Timetable:
@@ -342,7 +354,9 @@ def choose_device() -> torch.device:
 
 
 def compute_dtype(options: CoreOptions, device: torch.device) -> torch.dtype:
-    """Give the dtype of frozen parts."""
+    """Give the dtype of frozen parts, in which everything is computed."""
+    if options.train.precision == "auto" and options.train.weights == "bf16":
+        return torch.bfloat16
     if options.train.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return DTYPES[options.train.precision]
