@@ -90,4 +90,8 @@ class WholeModel:
         if module is None:
             return {name: stored.read(name) for name in stored.entries}
         prefix = build.module_prefix(module, component)
-        return {prefix + name: stored.unround(prefix + name, t) for name, t in module.state_dict().items()}
+        trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        return {
+            prefix + name: tensor if name in trained else stored.unround(prefix + name, tensor)
+            for name, tensor in module.state_dict().items()
+        }
