@@ -90,8 +90,4 @@ class WholeModel:
         if module is None:
             return {name: stored.read(name) for name in stored.entries}
         prefix = build.module_prefix(module, component)
-        trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-        return {
-            prefix + name: tensor if name in trained else stored.unround(prefix + name, tensor)
-            for name, tensor in module.state_dict().items()
-        }
+        return {prefix + name: stored.unround(prefix + name, t) for name, t in module.state_dict().items()}

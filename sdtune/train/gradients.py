@@ -77,7 +77,7 @@ class Gradients:
     def _backward(self, inputs: StepInputs, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         losses, terms = self._module(inputs)
         share = losses.sum() / count
-        if self._update.acts_in_backward and not math.isfinite(float(share)):
+        if self._update.acts_in_backward and not math.isfinite(float(share.detach())):
             return share.detach(), terms  # the loop stops for it, and nothing has moved
         self._accelerator.backward(self._update.scaled(share))
         return share.detach(), terms
