@@ -10,6 +10,7 @@ import torch
 
 from sdtune.adapters import Adapter, Wrapper
 from sdtune.formats.consumers.applying import named_layers
+from sdtune.models.quantize import QuantizedLinear
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -58,7 +59,9 @@ def trained_changes(model: DiffusionModel, *, is_whole: bool) -> dict[str, Chang
             found |= {f"{path}.weight": _adapted(layer)}
             if layer.bias is not None:
                 found |= {f"{path}.bias": _adapted_bias(layer)}
-        elif "weight" not in layer._parameters:  # a block, which no file names, or a change that tells no weights
+        elif "weight" not in layer._parameters and not isinstance(
+            layer, QuantizedLinear
+        ):  # a block, which no file names, or a change that tells no weights
             found |= {f"{path}.{leaf}": _untold for leaf in ("weight", "bias")}
         elif is_whole and not path.startswith(inside):
             for leaf, parameter in layer.named_parameters(recurse=False):
@@ -129,7 +132,9 @@ def compare_weights(
             continue
         change = float((right - weight).norm())
         # a weight that nobody trained is in the file as stored, and in the models in fewer bits
-        unseen = (rounding if change else max(rounding, roundoff)) * float(weight.norm()) + _LEAST * weight.numel() ** 0.5
+        unseen = (rounding if change else max(rounding, roundoff)) * float(
+            weight.norm()
+        ) + _LEAST * weight.numel() ** 0.5
         count += 1
         is_bad = not error <= tolerance * change + unseen
         if is_bad or change > unseen:

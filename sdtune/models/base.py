@@ -11,9 +11,11 @@ from torch import nn
 from torch.nn.functional import pad
 
 from sdtune.config.model import ModelOptions
+from sdtune.models.quantize import exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import Tensor
@@ -190,6 +192,10 @@ class DiffusionModel(nn.Module, ABC):
         del part
         return self.source.dtype
 
+    def stored_weights(self) -> AbstractContextManager[None]:
+        """Let frozen layers that are held in few bits (`model.quantize`) give their weights as stored; slowly."""
+        return exact(self)
+
     @abstractmethod
     def part_digest(self, part: Part) -> str:
         """Hash a part's weights as stored (hex), without loading them; the key of caches."""
@@ -244,6 +250,9 @@ class DiffusionModel(nn.Module, ABC):
         Returns:
             Stable name (as `Target.path`, with `.weight`, `.bias`, ...) to parameter, in a fixed order; without idle
             ones, which no answer depends on.
+
+        Raises:
+            ConfigError: Frozen layers are to be held in few bits, and these are not frozen.
         """
 
     @abstractmethod

@@ -20,6 +20,7 @@ from sdtune.models.detect import has_averaged_weights
 from sdtune.models.digest import part_digest
 from sdtune.models.pieces import Pieces, join_pieces
 from sdtune.models.prediction import make_schedule, read_parameterization
+from sdtune.models.quantize import check_quantization, check_whole, describe_quantization
 from sdtune.models.storage import StoredPart, open_storage
 from sdtune.models.targets import list_targets
 from sdtune.models.text_encoder import TextEncoder, check_counts, digest_reading
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from sdtune.config.model import Quantization
     from sdtune.models.prompt import Reading
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class StableDiffusion(DiffusionModel):
 
     def __init__(self, source: ModelSource, family: SDFamily) -> None:
         super().__init__()
+        check_quantization(source.options.quantize)
         self._storage = vae.replace_vae(open_storage(source.path, family), source.options.vae, family)
         missing = [component for component in family.components if component not in self._storage.components]
         if missing:
@@ -77,7 +80,9 @@ class StableDiffusion(DiffusionModel):
 
     def describe(self) -> str:
         """See `DiffusionModel.describe`."""
-        return f"{self.family}, {self._parameterization}{vae.name_of(self.source.options.vae)}"
+        options = self.source.options
+        packed = describe_quantization(self, options.quantize)
+        return f"{self.family}, {self._parameterization}{vae.name_of(options.vae)}{packed}"
 
     def notes(self) -> tuple[str, ...]:
         """See `DiffusionModel.notes`."""
@@ -91,16 +96,17 @@ class StableDiffusion(DiffusionModel):
     def load(self, part: Part) -> None:
         """See `DiffusionModel.load`."""
         if not self.is_loaded(part):
-            self._build(part, self.dtype_of(part))
+            quantize = None if part == "vae" else self.source.options.quantize
+            self._build(part, self.dtype_of(part), quantize)
 
     def dtype_of(self, part: Part) -> torch.dtype:
         """See `DiffusionModel.dtype_of`."""
         return self._vae_dtype if part == "vae" else self.source.dtype
 
-    def _build(self, part: Part, dtype: torch.dtype) -> None:
+    def _build(self, part: Part, dtype: torch.dtype, quantize: Quantization | None = None) -> None:
         for component in self._family.components_of(part):
             stored = self._stored(component)
-            module = build.build_part(stored, self._family, dtype=dtype, device=self.source.device)
+            module = build.build_part(stored, self._family, dtype=dtype, device=self.source.device, quantize=quantize)
             self.add_module(component, module)
         if part == "text_encoder":
             for text in self._texts:
@@ -139,7 +145,7 @@ class StableDiffusion(DiffusionModel):
         """See `DiffusionModel.text_digest`."""
         options = self.source.options
         place = find_tokenizer(self.source.path, options.tokenizer)
-        reading = (self.clip_skip, options.chunks, options.weighted_words, self.source.dtype)
+        reading = (self.clip_skip, options.chunks, options.weighted_words, self.source.dtype, options.quantize)
         facts = (self.family, self.part_digest("text_encoder"), *reading)
         return digest_reading(facts, tokenizer_files(place), [text.words for text in self._texts])
 
@@ -219,6 +225,7 @@ class StableDiffusion(DiffusionModel):
 
     def unfreeze(self, part: Part) -> dict[str, nn.Parameter]:
         """See `DiffusionModel.unfreeze`."""
+        check_whole(part, self.source.options.quantize)
         if self.is_loaded(part) and self.source.dtype != self.source.trained_dtype:
             self.unload(part)
         if not self.is_loaded(part):

@@ -20,7 +20,7 @@ from sdtune.train.memory import keep_freed_memory, peak_memory_bytes, return_fre
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
 from sdtune.train.previews import PreviewObserver, preview_requests
-from sdtune.train.run import assemble, open_base, run_folder
+from sdtune.train.run import assemble, open_base, run_folder, unpacked
 from sdtune.train.signals import StopRequest
 from sdtune.train.trainer import Trainer
 
@@ -114,7 +114,9 @@ def _draw_first(
             screen.drawing(what, done, count)
             stop.check()
 
-        draw_missing(open_base(loaded.options, registry), missing, loaded.options.regularization.generate, on_progress)
+        draw_missing(
+            open_base(unpacked(loaded.options), registry), missing, loaded.options.regularization.generate, on_progress
+        )
     return_freed_memory()
     return assemble(loaded, registry, folder)
 

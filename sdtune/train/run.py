@@ -215,14 +215,15 @@ class Run:
 
         info = replace(self.info(step, suffix), optimizer=optimizer)
         dtype, folder = self.options.save.dtype, self.folder.exports
-        return [
-            ExportedFile(
-                path=write_artifact(artifact, info, folder, dtype=dtype, overwrite=True),
-                kind=artifact.kind,
-                is_delivered=artifact.is_delivered,
-            )
-            for artifact in self.method.export(self.model, info)
-        ]
+        with self.model.stored_weights():
+            return [
+                ExportedFile(
+                    path=write_artifact(artifact, info, folder, dtype=dtype, overwrite=True),
+                    kind=artifact.kind,
+                    is_delivered=artifact.is_delivered,
+                )
+                for artifact in self.method.export(self.model, info)
+            ]
 
 
 def run_name(options: CoreOptions) -> str:
@@ -319,6 +320,11 @@ def open_base(options: CoreOptions, registry: Registry) -> DiffusionModel:
         registry=registry,
         trained_dtype=DTYPES[options.train.weights],
     )
+
+
+def unpacked(options: CoreOptions) -> CoreOptions:
+    """Give the options of the same run with a base model whose weights are all as stored."""
+    return options.model_copy(update={"model": options.model.model_copy(update={"quantize": None})})
 
 
 def plan_timetable(options: CoreOptions, batches: int, groups: Sequence[ParamGroup]) -> Timetable:

@@ -90,7 +90,16 @@ def test_every_method_trains_in_few_bits(tmp_path, options, method, choice):
         ("dreambooth", ("train.weights=bf16",)),
         ("dreambooth", ("train.weights=bf16", "train.fused_backward=true", "train.max_grad_norm=0")),
         ("dreambooth", ("train.fused_backward=true", "train.max_grad_norm=0", "train.optimizer.name=adafactor")),
-        ("lora", ("train.weights=bf16", "train.optimizer.name=prodigy", "train.lr=1", "lora.text_encoder=false", "train.ema.decay=0.9")),
+        (
+            "lora",
+            (
+                "train.weights=bf16",
+                "train.optimizer.name=prodigy",
+                "train.lr=1",
+                "lora.text_encoder=false",
+                "train.ema.decay=0.9",
+            ),
+        ),
     ],
     ids=["bf16", "bf16 and fused", "fused", "bf16, all together"],
 )
