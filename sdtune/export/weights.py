@@ -132,9 +132,8 @@ def compare_weights(
             continue
         change = float((right - weight).norm())
         # a weight that nobody trained is in the file as stored, and in the models in fewer bits
-        unseen = (rounding if change else max(rounding, roundoff)) * float(
-            weight.norm()
-        ) + _LEAST * weight.numel() ** 0.5
+        share = rounding if change else max(rounding, roundoff)
+        unseen = share * float(weight.norm()) + _LEAST * weight.numel() ** 0.5
         count += 1
         is_bad = not error <= tolerance * change + unseen
         if is_bad or change > unseen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +16,6 @@ from sdtune.models.quantize import exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import Tensor
@@ -145,6 +145,7 @@ class DiffusionModel(nn.Module, ABC):
         latent_factor: Pixels per latent, each way.
         native_px: Side the family was trained at.
         clip_skip: Which hidden state of the text encoder is used: 1 the last, 2 the one before.
+        is_exact: See `stored_weights`.
     """
 
     source: ModelSource
@@ -155,6 +156,7 @@ class DiffusionModel(nn.Module, ABC):
     latent_factor: int
     native_px: int
     clip_skip: int
+    is_exact: bool = False
 
     def describe(self) -> str:
         """Say in a few words what the model is and how that is known, for the plan."""
@@ -192,9 +194,18 @@ class DiffusionModel(nn.Module, ABC):
         del part
         return self.source.dtype
 
-    def stored_weights(self) -> AbstractContextManager[None]:
-        """Let frozen layers that are held in few bits (`model.quantize`) give their weights as stored; slowly."""
-        return exact(self)
+    @contextmanager
+    def stored_weights(self) -> Iterator[None]:
+        """Let frozen layers that are held in few bits (`model.quantize`) give their weights as stored; slowly.
+
+        Parts that are loaded meanwhile are loaded whole.
+        """
+        self.is_exact = True
+        try:
+            with exact(self):
+                yield
+        finally:
+            self.is_exact = False
 
     @abstractmethod
     def part_digest(self, part: Part) -> str:

@@ -98,7 +98,7 @@ def fill(
     device: torch.device,
     quantize: Quantization | None = None,
 ) -> None:
-    """Give each parameter of a meta module its stored tensor; with `quantize` packed linear layers take the place of others.
+    """Give each parameter of a meta module its stored tensor; `quantize` puts packed layers in the place of linear ones.
 
     Raises:
         ModelError: See `build_part`.

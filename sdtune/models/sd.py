@@ -96,7 +96,7 @@ class StableDiffusion(DiffusionModel):
     def load(self, part: Part) -> None:
         """See `DiffusionModel.load`."""
         if not self.is_loaded(part):
-            quantize = None if part == "vae" else self.source.options.quantize
+            quantize = None if part == "vae" or self.is_exact else self.source.options.quantize
             self._build(part, self.dtype_of(part), quantize)
 
     def dtype_of(self, part: Part) -> torch.dtype:
