@@ -55,13 +55,12 @@ def trained_changes(model: DiffusionModel, *, is_whole: bool) -> dict[str, Chang
     layers = dict(named_layers(model))
     inside = tuple(f"{path}." for path, layer in layers.items() if isinstance(layer, Wrapper))
     for path, layer in layers.items():
+        holds_weight = "weight" in layer._parameters or isinstance(layer, QuantizedLinear)
         if isinstance(layer, Adapter):
             found |= {f"{path}.weight": _adapted(layer)}
             if layer.bias is not None:
                 found |= {f"{path}.bias": _adapted_bias(layer)}
-        elif "weight" not in layer._parameters and not isinstance(
-            layer, QuantizedLinear
-        ):  # a block, which no file names, or a change that tells no weights
+        elif not holds_weight:  # a block, which no file names, or a change that tells no weights
             found |= {f"{path}.{leaf}": _untold for leaf in ("weight", "bias")}
         elif is_whole and not path.startswith(inside):
             for leaf, parameter in layer.named_parameters(recurse=False):

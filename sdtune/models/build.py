@@ -98,7 +98,7 @@ def fill(
     device: torch.device,
     quantize: Quantization | None = None,
 ) -> None:
-    """Give each parameter of a meta module its stored tensor; `quantize` puts packed layers in the place of linear ones.
+    """Give each parameter of a meta module its stored tensor; `quantize` puts packed layers into linear ones' place.
 
     Raises:
         ModelError: See `build_part`.

@@ -190,6 +190,11 @@ def quantized_layers(model: nn.Module) -> Iterator[QuantizedLinear]:
     return (module for module in model.modules() if isinstance(module, QuantizedLinear))
 
 
+def packed_names(module: nn.Module, prefix: str) -> list[str]:
+    """Name the weights of packed layers, with `prefix` before the module's own names."""
+    return [f"{prefix}{name}.weight" for name, layer in module.named_modules() if isinstance(layer, QuantizedLinear)]
+
+
 @contextmanager
 def exact(model: nn.Module) -> Iterator[None]:
     """Let packed layers of a model give their weights as stored, for as long as the context lasts."""

@@ -15,6 +15,7 @@ from torch import nn
 from sdtune.errors import ModelError
 from sdtune.models import build, libraries, naming, vae
 from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_text_layers
+from sdtune.models.attention import choose_attention
 from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Target
 from sdtune.models.detect import has_averaged_weights
 from sdtune.models.digest import part_digest
@@ -107,6 +108,7 @@ class StableDiffusion(DiffusionModel):
         for component in self._family.components_of(part):
             stored = self._stored(component)
             module = build.build_part(stored, self._family, dtype=dtype, device=self.source.device, quantize=quantize)
+            choose_attention(module, component, self.source.options.attention)
             self.add_module(component, module)
         if part == "text_encoder":
             for text in self._texts:

@@ -10,6 +10,7 @@ import torch
 
 from sdtune.models import build, snapshot
 from sdtune.models.prediction import V_MARK, ZERO_SNR_MARK
+from sdtune.models.quantize import packed_names
 from sdtune.models.storage import CONFIG_KEY, to_webui
 from sdtune.models.tokenizer import OPENCLIP_PAD, find_tokenizer, tokenizer_files
 
@@ -90,4 +91,5 @@ class WholeModel:
         if module is None:
             return {name: stored.read(name) for name in stored.entries}
         prefix = build.module_prefix(module, component)
-        return {prefix + name: stored.unround(prefix + name, t) for name, t in module.state_dict().items()}
+        held = {prefix + name: stored.unround(prefix + name, t) for name, t in module.state_dict().items()}
+        return held | {name: stored.read(name) for name in packed_names(module, prefix)}

@@ -12,6 +12,7 @@ from sdtune.errors import SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
 from sdtune.train.certification import certify_exports
 from sdtune.train.checkpoint import latest_checkpoint
+from sdtune.train.device import set_up_torch
 from sdtune.train.drawing import draw_missing
 from sdtune.train.finish import check_targets, deliver_finished
 from sdtune.train.folder import RunFolder, RunLock, remember_last
@@ -126,6 +127,7 @@ def _train(
 ) -> None:
     folder = run.folder
     keep_freed_memory()
+    set_up_torch(run.options.train, run.device)
     with RunLock(folder), _log_to(folder), _state_kept(folder), StopRequest() as stop:
         sweep_drafts(folder.path)
         remember_last(folder)

@@ -12,7 +12,7 @@ import sdtune_hypernetwork
 import sdtune_lora
 import sdtune_lycoris
 import sdtune_textual_inversion
-from sdtune.errors import ConfigError, NumericsError, StoppedError
+from sdtune.errors import StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
 from sdtune.testing.tiny import tiny_sd1
