@@ -21,6 +21,7 @@ from sdtune.data.rotation import plan_rotations
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.models.open import open_model
+from sdtune.train.device import DTYPES, choose_device, compute_dtype
 from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
 from sdtune.train.fused import check_fused
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _LINKS = frozenset({",", "a", "an", "and", "at", "by", "in", "of", "on", "the", "with"})
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,20 +352,6 @@ def with_native_resolution(options: CoreOptions, model: DiffusionModel) -> CoreO
         return options
     data = options.data.model_copy(update={"resolution": str(model.native_px)})
     return options.model_copy(update={"data": data})
-
-
-def choose_device() -> torch.device:
-    """Give the GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def compute_dtype(options: CoreOptions, device: torch.device) -> torch.dtype:
-    """Give the dtype of frozen parts, in which everything is computed."""
-    if options.train.precision == "auto" and options.train.weights == "bf16":
-        return torch.bfloat16
-    if options.train.precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[options.train.precision]
 
 
 def check_family(spec: MethodSpec, family: str) -> None:
