@@ -162,7 +162,7 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give x W^T + b, with x (..., in)."""
-        answer: Tensor = _FrozenLinear.apply(x, self)
+        answer: Tensor = _FrozenLinear.apply(x, self)  # type: ignore[no-untyped-call]  # torch has no types for it
         return answer
 
 

@@ -54,7 +54,7 @@ class FusedBackward:
             self._norms[name] = torch.linalg.vector_norm(gradient)
             self._stepper.move(name, self._step)
 
-        parameter.register_post_accumulate_grad_hook(act)
+        parameter.register_post_accumulate_grad_hook(act)  # type: ignore[no-untyped-call]  # torch has no types for it
 
 
 def check_fused(train: TrainOptions, entry: OptimizerEntry) -> None:
