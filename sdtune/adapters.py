@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sdtune.config.targets import TargetRule
 from sdtune.errors import ConfigError, Problems
+from sdtune.models.quantize import QuantizedLinear
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,8 +116,14 @@ def detach_adapters(model: DiffusionModel, adapters: Mapping[str, Adapter]) -> N
 
 @torch.no_grad()
 def merge_adapters(model: DiffusionModel, adapters: Mapping[str, Adapter]) -> None:
-    """Add what adapters learned to the frozen weights (summed in float32), and put the layers back."""
+    """Add what adapters learned to the frozen weights (summed in float32), and put the layers back.
+
+    Raises:
+        TypeError: A frozen weight is held in few bits, and can take no change.
+    """
     for adapter in adapters.values():
+        if isinstance(adapter.base, QuantizedLinear):
+            raise TypeError("merge into a model that is opened without model.quantize")
         adapter.weight.copy_(adapter.weight.float() + adapter.delta_weight())
         delta_bias = adapter.delta_bias()
         if adapter.bias is not None and delta_bias is not None:

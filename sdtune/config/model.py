@@ -9,6 +9,9 @@ from pydantic import Field
 
 from sdtune.config.base import Options
 
+Quantization = Literal["int8", "nf4"]
+Attention = Literal["sdpa", "xformers", "math"]
+
 
 class ModelOptions(Options):
     """The base model."""
@@ -29,5 +32,10 @@ class ModelOptions(Options):
     """Which hidden state of the text encoder is used: 1 the last, 2 the one before, as in webui. null: the family's."""
     chunks: Annotated[int, Field(ge=1, le=4)] = 1
     """Captions are read in up to so many pieces of 75 tokens, as webui reads long prompts."""
+    quantize: Quantization | None = None
+    """Hold linear layers of the frozen UNet and text encoder in 8 or 4 bits (nf4: bitsandbytes), for adapters in little
+    memory; slower. Adapters stay in full digits; files are made from the weights as stored. null: all as computed."""
+    attention: Attention = "sdpa"
+    """What computes attention: torch's fused kernels, the package xformers, or plain sums and products (`math`)."""
     weighted_words: bool = False
     """Read `(word:1.3)` in captions and preview prompts as webui does; off: brackets are letters like others."""

@@ -46,6 +46,16 @@ class OptimizerEntry:
     advice: str = ""
 
     @property
+    def has_own_state(self) -> bool:
+        """Whether its state has a form of its own, in 8 bits or in memory that moves to and fro."""
+        return self.package == "bitsandbytes"
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it looks at all parameters together, or may, since it is not of the table."""
+        return self.rate == "factor" or self.name == self.target
+
+    @property
     def dotted(self) -> str:
         """Full name of the class, as kohya's scripts write it into files."""
         return self.target.replace(":", ".")

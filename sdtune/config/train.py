@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sdtune.config.base import Options
 from sdtune.config.kinds import PositiveInt
 from sdtune.config.optimizer import OptimizerOptions, RateRule, ScheduleOptions
 from sdtune.config.rates import LearningRate
+
+
+def check_weights(value: object) -> object:
+    """Say why weights are never fp16.
+
+    Raises:
+        ValueError: They would be.
+    """
+    if value == "fp16":
+        raise ValueError(
+            "fp16 cannot hold weights that learn: steps below 6e-8 vanish; use fp32 (precision may be fp16), or bf16"
+        )
+    return value
 
 
 class EmaOptions(Options):
@@ -52,7 +65,15 @@ class TrainOptions(Options):
     latent_sampling: Literal["random", "once", "deterministic"] = "random"
     """What is taken of the VAE's answer for an image: a new sample at each visit, always the same one, or the mean."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Compute dtype of frozen parts (trained parameters stay fp32); `auto`: bf16 on a GPU, fp32 on a CPU."""
+    """Compute dtype; `auto`: bf16 on a GPU, fp32 on a CPU. Frozen parts are held in it, trained parameters are not."""
+    weights: Annotated[Literal["fp32", "bf16"], BeforeValidator(check_weights)] = "fp32"
+    """Dtype of what is trained and of the optimizer's state; bf16 halves both, with stochastic rounding, for training
+    whole models in little memory; it computes in bf16 too."""
+    fused_backward: bool = False
+    """Move each weight as soon as backward has its gradient, so that gradients are never all in memory: for whole
+    models. Needs `max_grad_norm: 0` and no accumulation."""
+    tf32: bool = True
+    """On a GPU, let float32 products round their factors to 10 bits (TensorFloat-32), several times faster."""
     dry_step: Literal["auto"] | bool = "auto"
     """Try forward and backward of the largest batch before the first step, so that a lack of memory shows at once; no
     number changes by it. `auto`: on a GPU."""
@@ -71,6 +92,8 @@ class TrainOptions(Options):
     def _check_together(self) -> Self:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give either steps or epochs, not both")
+        if self.weights == "bf16" and self.precision not in ("auto", "bf16"):
+            raise ValueError(f"weights bf16 are computed in bf16, not in {self.precision}: leave precision out")
         if self.min_timestep >= self.max_timestep:
             raise ValueError("min_timestep must be below max_timestep")
         return self

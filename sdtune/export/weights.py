@@ -10,6 +10,7 @@ import torch
 
 from sdtune.adapters import Adapter, Wrapper
 from sdtune.formats.consumers.applying import named_layers
+from sdtune.models.quantize import QuantizedLinear
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -54,11 +55,12 @@ def trained_changes(model: DiffusionModel, *, is_whole: bool) -> dict[str, Chang
     layers = dict(named_layers(model))
     inside = tuple(f"{path}." for path, layer in layers.items() if isinstance(layer, Wrapper))
     for path, layer in layers.items():
+        holds_weight = "weight" in layer._parameters or isinstance(layer, QuantizedLinear)
         if isinstance(layer, Adapter):
             found |= {f"{path}.weight": _adapted(layer)}
             if layer.bias is not None:
                 found |= {f"{path}.bias": _adapted_bias(layer)}
-        elif "weight" not in layer._parameters:  # a block, which no file names, or a change that tells no weights
+        elif not holds_weight:  # a block, which no file names, or a change that tells no weights
             found |= {f"{path}.{leaf}": _untold for leaf in ("weight", "bias")}
         elif is_whole and not path.startswith(inside):
             for leaf, parameter in layer.named_parameters(recurse=False):
@@ -121,14 +123,16 @@ def compare_weights(
         The greatest error among weights whose change stands out of rounding; None: there is nothing to compare.
     """
     worst, is_wrong, count = WeightError(), False, 0
-    for target, weight in _weights(base, found.keys() | wanted.keys()):
+    for target, weight, roundoff in _weights(base, found.keys() | wanted.keys()):
         try:
             right = wanted[target](weight) if target in wanted else weight
             error = float((found[target](weight) - right if target in found else weight - right).norm())
         except (RuntimeError, ValueError, KeyError, IndexError):
             continue
         change = float((right - weight).norm())
-        unseen = rounding * float(weight.norm()) + _LEAST * weight.numel() ** 0.5
+        # a weight that nobody trained is in the file as stored, and in the models in fewer bits
+        share = rounding if change else max(rounding, roundoff)
+        unseen = share * float(weight.norm()) + _LEAST * weight.numel() ** 0.5
         count += 1
         is_bad = not error <= tolerance * change + unseen
         if is_bad or change > unseen:
@@ -139,8 +143,9 @@ def compare_weights(
     return WeightError(target=worst.target, error=worst.error, is_wrong=is_wrong) if count else None
 
 
-def _weights(base: DiffusionModel, targets: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+def _weights(base: DiffusionModel, targets: Collection[str]) -> Iterator[tuple[str, Tensor, float]]:
+    """Give the float32 value of each weight, and the step of what it is held in."""
     for path, layer in named_layers(base):
         for leaf, parameter in layer.named_parameters(recurse=False):
             if (target := f"{path}.{leaf}") in targets:
-                yield target, parameter.detach().float()
+                yield target, parameter.detach().float(), torch.finfo(parameter.dtype).eps

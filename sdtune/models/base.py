@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from sdtune.config.model import ModelOptions
+from sdtune.models.quantize import exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,12 +38,14 @@ class ModelSource:
         options: How the model is to be read.
         dtype: Dtype in which frozen parts are held and computed.
         device: Where parts live.
+        trained_dtype: Dtype in which parts are held that are trained as a whole.
     """
 
     path: Path
     name: str
     dtype: torch.dtype
     device: torch.device
+    trained_dtype: torch.dtype = torch.float32
     options: ModelOptions = field(default_factory=ModelOptions)
 
 
@@ -141,6 +145,7 @@ class DiffusionModel(nn.Module, ABC):
         latent_factor: Pixels per latent, each way.
         native_px: Side the family was trained at.
         clip_skip: Which hidden state of the text encoder is used: 1 the last, 2 the one before.
+        is_exact: See `stored_weights`.
     """
 
     source: ModelSource
@@ -151,6 +156,7 @@ class DiffusionModel(nn.Module, ABC):
     latent_factor: int
     native_px: int
     clip_skip: int
+    is_exact: bool = False
 
     def describe(self) -> str:
         """Say in a few words what the model is and how that is known, for the plan."""
@@ -194,6 +200,19 @@ class DiffusionModel(nn.Module, ABC):
         """Tell what a frozen part is computed in: the source's dtype, unless the part needs more digits or range."""
         del part
         return self.source.dtype
+
+    @contextmanager
+    def stored_weights(self) -> Iterator[None]:
+        """Let frozen layers that are held in few bits (`model.quantize`) give their weights as stored; slowly.
+
+        Parts that are loaded meanwhile are loaded whole.
+        """
+        self.is_exact = True
+        try:
+            with exact(self):
+                yield
+        finally:
+            self.is_exact = False
 
     @abstractmethod
     def part_digest(self, part: Part) -> str:
@@ -242,13 +261,16 @@ class DiffusionModel(nn.Module, ABC):
 
     @abstractmethod
     def unfreeze(self, part: Part) -> dict[str, nn.Parameter]:
-        """Make a whole part trainable: float32 as stored, computed in the source's dtype by autocast.
+        """Make a whole part trainable: in the source's `trained_dtype`, computed in the source's dtype by autocast.
 
         Call it before anything is put into the part: the part is loaded anew where its dtype was another.
 
         Returns:
             Stable name (as `Target.path`, with `.weight`, `.bias`, ...) to parameter, in a fixed order; without idle
             ones, which no answer depends on.
+
+        Raises:
+            ConfigError: Frozen layers are to be held in few bits, and these are not frozen.
         """
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -10,10 +11,12 @@ from torch import nn
 
 from sdtune.errors import ModelError
 from sdtune.models import architecture, libraries, naming
+from sdtune.models.quantize import QuantizedLinear, is_quantizable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sdtune.config.model import Quantization
     from sdtune.models.architecture import SDFamily
     from sdtune.models.base import Component
     from sdtune.models.storage import StoredPart
@@ -22,14 +25,21 @@ _SHOWN = 3
 _READERS = 2
 
 
-def build_part(stored: StoredPart, family: SDFamily, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Load a part: frozen, in eval mode. Peak memory is the part in its final dtype, and a few tensors as stored.
+def build_part(
+    stored: StoredPart,
+    family: SDFamily,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: Quantization | None = None,
+) -> nn.Module:
+    """Load a part: frozen, in eval mode. Peak memory is the part in its final form, and a few tensors as stored.
 
     Raises:
         ModelError: Tensors are missing, too many, or of other shapes than the architecture asks for.
     """
     module = build_empty(stored, family)
-    fill(module, stored, dtype=dtype, device=device)
+    fill(module, stored, dtype=dtype, device=device, quantize=quantize)
     return module.requires_grad_(False).eval()
 
 
@@ -93,8 +103,15 @@ def module_prefix(module: nn.Module, component: str) -> str:
     return "text_model." if component.startswith("text_encoder") and not is_inside else ""
 
 
-def fill(module: nn.Module, stored: StoredPart, *, dtype: torch.dtype, device: torch.device) -> None:
-    """Give each parameter of a meta module its stored tensor.
+def fill(
+    module: nn.Module,
+    stored: StoredPart,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: Quantization | None = None,
+) -> None:
+    """Give each parameter of a meta module its stored tensor; `quantize` puts packed layers into linear ones' place.
 
     Raises:
         ModelError: See `build_part`.
@@ -106,7 +123,13 @@ def fill(module: nn.Module, stored: StoredPart, *, dtype: torch.dtype, device: t
     with ThreadPoolExecutor(_READERS) as readers:
         tensors = readers.map(lambda name: stored.read(name, dtype), parameters)
         for (name, parameter), tensor in zip(parameters.items(), tensors, strict=True):
-            _set(module, name.removeprefix(prefix), tensor.reshape(parameter.shape).to(device))
+            owner, _, leaf = name.removeprefix(prefix).rpartition(".")
+            layer, value = module.get_submodule(owner), tensor.reshape(parameter.shape).to(device)
+            if quantize is not None and leaf == "weight" and isinstance(layer, nn.Linear) and is_quantizable(owner):
+                packed = QuantizedLinear(layer, value, quantize, partial(stored.read, name))
+                module.set_submodule(owner, packed, strict=True)
+            else:
+                setattr(layer, leaf, nn.Parameter(value, requires_grad=False))
     _restore_position_ids(module, device)
 
 

@@ -38,6 +38,14 @@ def unet_class() -> Any:
 
 
 @cache
+def plain_attention_class() -> Any:
+    """Import `AttnProcessor`, which computes attention by sums and products."""
+    with _without("bitsandbytes", "diffusers"):
+        from diffusers.models.attention_processor import AttnProcessor
+    return AttnProcessor
+
+
+@cache
 def vae_class() -> Any:
     """Import `AutoencoderKL`."""
     with _without("bitsandbytes", "diffusers"):

@@ -36,14 +36,28 @@ class Families(Protocol):
 
 
 def open_model(
-    options: ModelOptions, *, dtype: torch.dtype, device: torch.device, registry: Families
+    options: ModelOptions,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    registry: Families,
+    trained_dtype: torch.dtype | None = None,
 ) -> DiffusionModel:
     """Open a model: headers are read and checked, no weights yet.
+
+    Args:
+        options: Which, and how it is read.
+        dtype: Of frozen parts.
+        device: Where parts live.
+        registry: Knows the families.
+        trained_dtype: Of parts that are trained as a whole; None: float32.
 
     Raises:
         ModelError: There is no readable model of a family that can be trained.
         ConfigError: `model.family` is not known.
     """
+    import torch
+
     from sdtune.models.base import ModelSource
 
     path = resolve_path(options.path)
@@ -54,6 +68,7 @@ def open_model(
         options=options,
         dtype=dtype,
         device=device,
+        trained_dtype=trained_dtype or torch.float32,
     )
     return cast("DiffusionModel", _import(spec.factory)(source))
 

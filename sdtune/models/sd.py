@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from sdtune.errors import ModelError
-from sdtune.models import build, libraries, naming, snapshot, vae
+from sdtune.models import build, libraries, naming, vae
 from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_text_layers
+from sdtune.models.attention import choose_attention
 from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Target
 from sdtune.models.detect import has_averaged_weights
 from sdtune.models.digest import part_digest
 from sdtune.models.pieces import Pieces, join_pieces
-from sdtune.models.prediction import V_MARK, ZERO_SNR_MARK, make_schedule, read_parameterization
-from sdtune.models.storage import CONFIG_KEY, StoredPart, open_storage, to_webui
+from sdtune.models.prediction import make_schedule, read_parameterization
+from sdtune.models.quantize import check_quantization, check_whole, describe_quantization
+from sdtune.models.storage import StoredPart, open_storage
 from sdtune.models.targets import list_targets
 from sdtune.models.text_encoder import TextEncoder, check_counts, digest_reading
-from sdtune.models.tokenizer import OPENCLIP_PAD, find_tokenizer, open_tokenizer, tokenizer_files
+from sdtune.models.tokenizer import find_tokenizer, open_tokenizer, tokenizer_files
+from sdtune.models.whole import WholeModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +50,7 @@ class StableDiffusion(DiffusionModel):
 
     def __init__(self, source: ModelSource, family: SDFamily) -> None:
         super().__init__()
+        check_quantization(source.options.quantize)
         self._storage = vae.replace_vae(open_storage(source.path, family), source.options.vae, family)
         missing = [component for component in family.components if component not in self._storage.components]
         if missing:
@@ -77,7 +80,9 @@ class StableDiffusion(DiffusionModel):
 
     def describe(self) -> str:
         """See `DiffusionModel.describe`."""
-        return f"{self.family}, {self._parameterization}{vae.name_of(self.source.options.vae)}"
+        options = self.source.options
+        packed = describe_quantization(self, options.quantize)
+        return f"{self.family}, {self._parameterization}{vae.name_of(options.vae)}{packed}"
 
     def notes(self) -> tuple[str, ...]:
         """See `DiffusionModel.notes`."""
@@ -90,7 +95,8 @@ class StableDiffusion(DiffusionModel):
 
     def load(self, part: Part) -> None:
         """See `DiffusionModel.load`."""
-        self._add(part, self.dtype_of(part), build.build_part)
+        quantize = None if part == "vae" or self.is_exact else self.source.options.quantize
+        self._add(part, self.dtype_of(part), partial(build.build_part, quantize=quantize))
 
     def load_empty(self, part: Part) -> None:
         """See `DiffusionModel.load_empty`."""
@@ -105,6 +111,7 @@ class StableDiffusion(DiffusionModel):
             return
         for component in self._family.components_of(part):
             module = make(self._stored(component), self._family, dtype=dtype, device=self.source.device)
+            choose_attention(module, component, self.source.options.attention)
             self.add_module(component, module)
         if part == "text_encoder":
             for text in self._texts:
@@ -143,7 +150,7 @@ class StableDiffusion(DiffusionModel):
         """See `DiffusionModel.text_digest`."""
         options = self.source.options
         place = find_tokenizer(self.source.path, options.tokenizer)
-        reading = (self.clip_skip, options.chunks, options.weighted_words, self.source.dtype)
+        reading = (self.clip_skip, options.chunks, options.weighted_words, self.source.dtype, options.quantize)
         facts = (self.family, self.part_digest("text_encoder"), *reading)
         return digest_reading(facts, tokenizer_files(place), [text.words for text in self._texts])
 
@@ -215,7 +222,7 @@ class StableDiffusion(DiffusionModel):
         return torch.tensor([[height, width, 0, 0, height, width]], device=x_t.device).expand(len(x_t), -1)
 
     def _computing(self, part: Part) -> AbstractContextManager[Any]:
-        """Compute in the source's dtype, also where a trained part is held in float32."""
+        """Compute in the source's dtype, also where a trained part is held in another."""
         dtype = self.source.dtype
         if next(self.part(part).parameters()).dtype == dtype:
             return nullcontext()
@@ -223,9 +230,10 @@ class StableDiffusion(DiffusionModel):
 
     def unfreeze(self, part: Part) -> dict[str, nn.Parameter]:
         """See `DiffusionModel.unfreeze`."""
-        if self.is_loaded(part) and self.source.dtype != torch.float32:
+        check_whole(part, self.source.options.quantize)
+        if self.is_loaded(part) and self.source.dtype != self.source.trained_dtype:
             self.unload(part)
-        self._add(part, torch.float32, build.build_part)
+        self._add(part, self.source.trained_dtype, build.build_part)
         parameters: dict[str, nn.Parameter] = {}
         for component, module, prefix in self._modules_of(part):
             named = ((f"{component}.{prefix}{name}", parameter) for name, parameter in module.named_parameters())
@@ -308,40 +316,31 @@ class StableDiffusion(DiffusionModel):
 
     def webui_state_dict(self) -> dict[str, Tensor]:
         """See `DiffusionModel.webui_state_dict`."""
-        tensors: dict[str, Tensor] = {}
-        for component in self._family.components:
-            tensors.update(to_webui(component, self._weights(component), self._family))
-            prefix = self._family.prefix(component)
-            tensors.update({prefix + name: t for name, t in self._stored(component).read_extras().items()})
-        marks = {V_MARK: self.prediction == "v_prediction", ZERO_SNR_MARK: self.schedule.has_zero_snr}
-        return tensors | {name: torch.zeros(0) for name, is_set in marks.items() if is_set}
+        return self._whole.webui_state_dict()
 
     def webui_sidecars(self) -> dict[str, bytes]:
-        """See `DiffusionModel.webui_sidecars`: without one A1111 takes a model to predict noise; it knows no x_0."""
-        if self.prediction != "v_prediction":
-            return {}
-        unet, own_vae = (build.build_empty(self._stored(name), self._family) for name in ("unet", "vae"))
-        return snapshot.sidecar_files(self._family, unet, own_vae, self._scaling_factor, self.prediction)
-
-    def diffusers_files(self) -> dict[str, Mapping[str, Tensor] | bytes]:
-        """See `DiffusionModel.diffusers_files`."""
-        files: dict[str, Mapping[str, Tensor] | bytes] = {}
-        for component in self._family.components:
-            empty = build.build_empty(self._stored(component), self._family)
-            files |= snapshot.part_files(component, empty, self._weights(component))
-        place = find_tokenizer(self.source.path, self.source.options.tokenizer)
-        for text in self._family.texts:
-            folder = snapshot.tokenizer_folder(text.component)
-            marks = tokenizer_files(place) if text.pads_with_end else tokenizer_files(place, pad=OPENCLIP_PAD)
-            files |= {f"{folder}/{name}": content for name, content in marks.items()}
-        return files | snapshot.pipeline_files(
-            self._family, self._storage.scheduler, self.prediction, is_zero_snr=self.schedule.has_zero_snr
-        )
+        """See `DiffusionModel.webui_sidecars`."""
+        return self._whole.webui_sidecars()
 
     def webui_metadata(self) -> dict[str, str]:
         """See `DiffusionModel.webui_metadata`."""
-        configs = {name: dict(part.config) for name, part in self._storage.components.items() if part.config}
-        return {CONFIG_KEY: json.dumps(configs)} if configs else {}
+        return self._whole.webui_metadata()
+
+    def diffusers_files(self) -> dict[str, Mapping[str, Tensor] | bytes]:
+        """See `DiffusionModel.diffusers_files`."""
+        return self._whole.diffusers_files()
+
+    @property
+    def _whole(self) -> WholeModel:
+        return WholeModel(
+            source=self.source,
+            family=self._family,
+            storage=self._storage,
+            modules=self._modules,
+            prediction=self.prediction,
+            has_zero_snr=self.schedule.has_zero_snr,
+            scaling_factor=self._scaling_factor,
+        )
 
     def enable_gradient_checkpointing(self) -> None:
         """See `DiffusionModel.enable_gradient_checkpointing`."""
@@ -368,15 +367,6 @@ class StableDiffusion(DiffusionModel):
 
     def _stored(self, component: Component) -> StoredPart:
         return self._storage.components[component]
-
-    def _weights(self, component: Component) -> Mapping[str, Tensor]:
-        """Map canonical names to the tensors of a component, loaded or stored."""
-        stored = self._stored(component)
-        if component not in self._modules:
-            return {name: stored.read(name) for name in stored.entries}
-        module = self.get_submodule(component)
-        prefix = build.module_prefix(module, component)
-        return {prefix + name: stored.unround(prefix + name, t) for name, t in module.state_dict().items()}
 
 
 class StableDiffusion1(StableDiffusion):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdtune.train.run import open_base
+from sdtune.train.assembly import open_base, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,15 +49,16 @@ def certify_exports(run: Run, files: Sequence[ExportedFile], registry: Registry)
     probe = Probe(captions=(f"a picture of {words}", run.index.instances[0].caption), has_vae=has_vae)
     try:
         trained = weights = None
-        if run.method.is_whole_in_files():
-            trained = ask_loaded(run.model, probe)
-            weights = trained_changes(run.model, is_whole=has_vae)
-        base = open_base(run.options, registry)
-        for part in probe.parts:
-            base.load(part)
-        opened = [open_file(file.path, file.kind) for file in delivered]
-        chosen, asked = _programs(run.options.output)
-        certificate = certify(opened, base, probe, trained=trained, weights=weights, chosen=chosen, asked=asked)
+        with run.model.stored_weights():  # as in the programs that will use the files
+            if run.method.is_whole_in_files():
+                trained = ask_loaded(run.model, probe)
+                weights = trained_changes(run.model, is_whole=has_vae)
+            base = open_base(unpacked(run.options), registry)
+            for part in probe.parts:
+                base.load(part)
+            opened = [open_file(file.path, file.kind) for file in delivered]
+            chosen, asked = _programs(run.options.output)
+            certificate = certify(opened, base, probe, trained=trained, weights=weights, chosen=chosen, asked=asked)
     except torch.OutOfMemoryError:
         logger.warning("memory does not suffice to read the files back as other programs do; try sdtune verify")
         return None

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune.config.dump import DEFAULT
 from sdtune.errors import ConfigError, OutOfMemoryError
+from sdtune.train.assembly import assemble
 from sdtune.train.forecast import make_forecast, size
 from sdtune.train.memory import return_freed_memory
-from sdtune.train.run import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -100,6 +100,8 @@ class Gradients:
     def _backward(self, inputs: StepInputs, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of one batch; its losses are divided by the samples of the whole step."""
         losses, terms = self._module(inputs)
+        if self._update.acts_in_backward and not bool(losses.isfinite().all()):
+            return losses.detach(), terms  # the loop stops for it, and nothing has moved
         torch.autograd.backward(self._update.scaled(losses.sum() / count))
         return losses.detach(), terms
 

@@ -229,7 +229,7 @@ def open_source(run: Run, *, preview_texts: tuple[str, ...], on_progress: OnProg
         run.model.unload("text_encoder")
     else:
         run.model.load("text_encoder")
-    if latents is None or (preview_texts and run.ranks.is_first):
+    if latents is None:
         run.model.load("vae")
     else:
         run.model.unload("vae")

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from sdtune.config.dump import dump
 from sdtune.errors import PlatformError, SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
+from sdtune.train.assembly import assemble, open_base, unpacked
 from sdtune.train.certification import certify_exports
 from sdtune.train.clock import Clock
+from sdtune.train.device import set_up_torch
 from sdtune.train.drawing import draw_missing
 from sdtune.train.environment import using_threads
 from sdtune.train.finish import check_targets, deliver_finished
@@ -26,7 +28,7 @@ from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserve
 from sdtune.train.plan import make_plan
 from sdtune.train.previews import PreviewObserver, preview_requests
 from sdtune.train.ranks import joined_ranks
-from sdtune.train.run import assemble, open_base, run_folder
+from sdtune.train.run import run_folder
 from sdtune.train.runlog import log_to
 from sdtune.train.signals import StopRequest
 from sdtune.train.space import check_space
@@ -215,15 +217,16 @@ class _Launch:
         with self._state_kept(folder):
             self.stop.check(folder.path)
             if own := self.ranks.share(missing):
-                draw_missing(
-                    open_base(loaded.options, self.registry), own, loaded.options.regularization.generate, on_progress
-                )
+                base = open_base(unpacked(loaded.options), self.registry)
+                draw_missing(base, own, loaded.options.regularization.generate, on_progress)
+                del base
             self.ranks.wait()
         return_freed_memory()
         return self._assemble(loaded, folder)
 
     def _train(self, run: Run, *, joint: Joint | None) -> None:
         keep_freed_memory()
+        set_up_torch(run.options.train, run.device)
         with self._state_kept(run.folder), using_threads(run.options.train.threads):
             trainer = self._trained(run, joint)
             if not self.ranks.is_first:

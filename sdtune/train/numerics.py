@@ -120,13 +120,14 @@ class StepGuard:
         parts = [problem, f"from {listed(guilty)}" if guilty else f"trained on {listed(list(losses))}"]
         if blocks:
             parts.append(f"gradients are not finite in {listed(blocks)}")
-        parts += [_kept(run, step, self._save), f"details in {path.name}"]
+        has_moved = self._update.acts_in_backward and math.isfinite(float(result.loss))
+        parts += [_kept(run, step, None if has_moved else self._save), f"details in {path.name}"]
         return NumericsError("; ".join(parts), where=str(run.folder.path), hint=_remedy(run))
 
 
-def _kept(run: Run, step: int, save: Callable[[], None]) -> str:
-    """Save the state before the step where it is good, and say which state is kept."""
-    if all_finite(run.parameters()):
+def _kept(run: Run, step: int, save: Callable[[], None] | None) -> str:
+    """Save the state before the step where it is still there and good, and say which state is kept."""
+    if save is not None and all_finite(run.parameters()):
         try:
             save()
         except PlatformError as error:

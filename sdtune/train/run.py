@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,34 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdtune.config.compose import method_options
-from sdtune.data.buckets import place_images
-from sdtune.data.index import build_index
-from sdtune.data.missing import find_missing, with_planned
-from sdtune.data.plan import batches_per_epoch, count_visits
-from sdtune.data.regularization import find_sources
-from sdtune.data.rotation import plan_rotations
-from sdtune.data.split import hold_out
+from sdtune.data.plan import count_visits
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
-from sdtune.models.open import open_model
 from sdtune.train.clock import Clock
-from sdtune.train.drawing import drawing_folder
 from sdtune.train.folder import RunFolder
-from sdtune.train.groups import freeze_groups, split_groups
 from sdtune.train.info import RunInfo
-from sdtune.train.objective import check_objective
-from sdtune.train.optim import group_rates
-from sdtune.train.optimizers import check_fit, choose_optimizer
 from sdtune.train.ranks import Ranks
-from sdtune.train.timetable import Timetable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor, nn
 
-    from sdtune.config.compose import Loaded
     from sdtune.config.schema import CoreOptions
     from sdtune.data.index import DataIndex
     from sdtune.data.missing import MissingImage
@@ -48,16 +31,14 @@ if TYPE_CHECKING:
     from sdtune.data.types import Placement, Size
     from sdtune.export.artifact import ArtifactKind
     from sdtune.models.base import DiffusionModel, Part
-    from sdtune.plugins import Registry
     from sdtune.specs import MethodSpec
     from sdtune.train.forecast import Forecast
     from sdtune.train.info import OptimizerSnapshot
     from sdtune.train.method import Method, ParamGroup
+    from sdtune.train.timetable import Timetable
 
-logger = logging.getLogger(__name__)
 _LINKS = frozenset({",", "a", "an", "and", "at", "by", "in", "of", "on", "the", "with"})
 _LONGEST_NAME = 255 - len("-000100-live.safetensors")  # of a file
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,14 +203,15 @@ class Run:
 
         info = replace(self.info(step, suffix), optimizer=optimizer)
         dtype, folder = self.options.save.dtype, self.folder.exports
-        return [
-            ExportedFile(
-                path=write_artifact(artifact, info, folder, dtype=dtype, overwrite=True),
-                kind=artifact.kind,
-                is_delivered=artifact.is_delivered,
-            )
-            for artifact in self.method.export(self.model, info)
-        ]
+        with self.model.stored_weights():
+            return [
+                ExportedFile(
+                    path=write_artifact(artifact, info, folder, dtype=dtype, overwrite=True),
+                    kind=artifact.kind,
+                    is_delivered=artifact.is_delivered,
+                )
+                for artifact in self.method.export(self.model, info)
+            ]
 
 
 def run_name(options: CoreOptions) -> str:
@@ -250,155 +232,3 @@ def run_name(options: CoreOptions) -> str:
 def run_folder(options: CoreOptions) -> RunFolder:
     """Give the folder of a run: `output.dir`, or `runs/NAME`."""
     return RunFolder(options.output.dir or Path("runs") / run_name(options))
-
-
-def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks | None = None) -> Run:
-    """Read images, open the model, attach the method; nothing is written.
-
-    Raises:
-        ConfigError: No length was given, or options do not fit together.
-        DataError: Images or captions cannot be used.
-        ModelError: The model cannot be loaded, or the method does not work on its family.
-    """
-    options, spec = loaded.options, loaded.spec
-    optimizer = choose_optimizer(options.train.optimizer)
-    model = open_base(options, registry)
-    check_family(spec, model.family)
-    check_objective(options, model)
-    options = with_native_resolution(options, model)
-    index, placements, missing, held_out = read_data(options, model)
-    rotations = plan_rotations(index.images, placements, options.regularization.ratio)
-    method = load_method(spec, options)
-    method.check(index.instances)
-    for part in method.parts():
-        model.load(part)
-    groups, frozen = freeze_groups(
-        split_groups(method.attach(model, options.train.seed), options.train.rates), options.train
-    )
-    timetable = plan_timetable(
-        options, batches_per_epoch(index.images, placements, options.train.batch_size, rotations), groups
-    )
-    check_fit(optimizer, groups, options.train, timetable.steps)
-    if options.train.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    return Run(
-        options=options,
-        origins=loaded.origins,
-        spec=spec,
-        folder=folder,
-        name=run_name(options),
-        model=model,
-        method=method,
-        groups=tuple(groups),
-        frozen=tuple(frozen),
-        index=index,
-        placements=placements,
-        rotations=rotations,
-        missing=missing,
-        held_out=held_out,
-        timetable=timetable,
-        device=model.source.device,
-        ranks=ranks or Ranks(),
-    )
-
-
-def read_data(
-    options: CoreOptions, model: DiffusionModel
-) -> tuple[DataIndex, tuple[Placement, ...], tuple[MissingImage, ...], HeldOut | None]:
-    """Read the images and place them; regularization images that will be drawn are counted as if they were there.
-
-    What is held out for validation is not among them.
-    """
-    sources = find_sources(
-        options.regularization,
-        options.data.subsets,
-        lambda prompt: drawing_folder(model, prompt, options.data.resolution),
-    )
-    index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
-    placements = place_images(index.images, options.data)
-    missing: list[MissingImage] = []
-    for source in sources:
-        if found := find_missing(source, index, placements):
-            index, placements = with_planned(index, placements, source, found)
-            missing += found
-    return index, placements, tuple(missing), held_out
-
-
-def open_base(options: CoreOptions, registry: Registry) -> DiffusionModel:
-    """Open the base model of a run on its device."""
-    device = choose_device()
-    return open_model(options.model, dtype=compute_dtype(options, device), device=device, registry=registry)
-
-
-def plan_timetable(options: CoreOptions, batches: int, groups: Sequence[ParamGroup]) -> Timetable:
-    """Plan steps and epochs: as long as asked for, and never longer than some learning rate lasts.
-
-    Raises:
-        ConfigError: Nothing says how long.
-    """
-    train = options.train
-    rates_end = max(group_rates(group, train).end for group in groups)
-    if train.steps is None and train.epochs is None and rates_end == math.inf:
-        raise ConfigError("no length given", hint="say how long: --steps 800, or --epochs 10")
-    steps = [step for step in (train.steps, rates_end) if step is not None and step != math.inf]
-    return Timetable.plan(
-        batches_per_epoch=batches,
-        accumulation=train.gradient_accumulation,
-        steps=int(min(steps)) if steps else None,
-        epochs=train.epochs,
-    )
-
-
-def with_native_resolution(options: CoreOptions, model: DiffusionModel) -> CoreOptions:
-    """Fill in the model's own resolution where none was given."""
-    if options.data.resolution is not None:
-        return options
-    data = options.data.model_copy(update={"resolution": str(model.native_px)})
-    return options.model_copy(update={"data": data})
-
-
-def choose_device() -> torch.device:
-    """Give the GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def compute_dtype(options: CoreOptions, device: torch.device) -> torch.dtype:
-    """Give the dtype of frozen parts."""
-    if options.train.precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[options.train.precision]
-
-
-def check_family(spec: MethodSpec, family: str) -> None:
-    """Refuse a family the method does not know.
-
-    Raises:
-        ModelError: It does not.
-    """
-    if spec.families is not None and family not in spec.families:
-        raise ModelError(f"method '{spec.name}' does not work on {family}", hint=f"it works on {sorted(spec.families)}")
-
-
-def load_method(spec: MethodSpec, options: CoreOptions) -> Method[Any]:
-    """Import the method's class and build it from its section of the options; of several, combine them.
-
-    Raises:
-        ConfigError: The class does not say what it exports.
-    """
-    from sdtune.train.combine import CombinedMethod
-
-    members = {part.name: _load_one(part, options) for part in spec.sections}
-    return CombinedMethod(members) if spec.parts else members[spec.name]
-
-
-def _load_one(spec: MethodSpec, options: CoreOptions) -> Method[Any]:
-    from importlib import import_module
-
-    module, _, name = spec.factory.partition(":")
-    factory = getattr(import_module(module), name)
-    if getattr(factory, "kind", None) is None:
-        raise ConfigError(
-            f"method '{spec.name}' does not say what it exports", hint=f"give {name} a class attribute kind"
-        )
-    method: Method[Any] = factory(method_options(options, spec))
-    return method

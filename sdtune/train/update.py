@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdtune.train.ema import make_ema
+from sdtune.train.fused import FusedBackward
 from sdtune.train.info import OptimizerSnapshot
 from sdtune.train.optim import group_rates, logged_rates, set_rates
 from sdtune.train.optimizers import averaged_weights, build_optimizer, choose_optimizer
 from sdtune.train.schedules import make_shape
 from sdtune.train.state import pack_optimizer, unpack_optimizer
+from sdtune.train.stepping import Stepper, Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +65,14 @@ class Update:
         self._run = run
         self._parameters = run.parameters()
         self._optimizer = build_optimizer(run.groups, train)
-        self._averages_itself = choose_optimizer(train.optimizer).entry.averages
+        entry = choose_optimizer(train.optimizer).entry
+        self._averages_itself = entry.averages
+        self._is_joint = entry.is_joint
+        self._store = None if train.weights == "fp32" else Store(train.seed, holds_state=not entry.has_own_state)
+        self._stepper = Stepper(self._optimizer, self._parameters, self._store)
+        self._fused = None
+        if train.fused_backward:
+            self._fused = FusedBackward(self._stepper, self._parameters, train.max_grad_value)
         self._rates = [group_rates(group, train, steps) for group in run.groups]
         self._shape = make_shape(train.schedule, steps)
         self._ema = make_ema(self._parameters, train.ema)
@@ -92,6 +101,11 @@ class Update:
         if self.skipped:
             logger.warning("%d of %d steps were passed over: their gradients overflowed in fp16", self.skipped, step)
 
+    @property
+    def acts_in_backward(self) -> bool:
+        """Whether parameters move within backward, so that afterwards it is too late to pass over a step."""
+        return self._fused is not None
+
     def prepare(self, step: int) -> dict[str, float]:
         """Set the learning rates of step `step`, counted from 0, and freeze groups that have learned to their end.
 
@@ -106,6 +120,8 @@ class Update:
                 for parameter in group.params.values():
                     parameter.requires_grad_(False)
         set_rates(self._optimizer, self._rates, self._shape, step)
+        if self._fused is not None:
+            self._fused.begin(step)
         return logged_rates(self._optimizer)
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -114,12 +130,16 @@ class Update:
 
     def measure(self) -> float:
         """Give the norm of all gradients together, free of the loss scale and before clipping."""
+        if self._fused is not None:
+            return self._fused.norm()
         self._scaler.unscale_(self._optimizer)
         gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def clip(self, norm: float) -> None:
         """Clip the gradients, whose norm is `norm`: each element and then the norm, as far as the options say."""
+        if self._fused is not None:  # each was clipped as it came
+            return
         train, parameters = self._run.options.train, self._parameters.values()
         limit = train.max_grad_norm or math.inf
         if train.max_grad_value is None:
@@ -135,8 +155,7 @@ class Update:
             Whether the step was applied; it is passed over where gradients overflow in fp16.
         """
         scale = self._scaler.get_scale()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+        self._move(step - 1)
         self._optimizer.zero_grad(set_to_none=True)
         if self._scaler.get_scale() < scale:  # the scaler's way to say that it passed the step over
             self.skipped += 1
@@ -147,6 +166,17 @@ class Update:
         if self._ema is not None:
             self._ema.update(step - self.skipped)
         return True
+
+    def _move(self, step: int) -> None:
+        if self._fused is not None:
+            self._stepper.finish()
+        elif self._store is None:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        elif self._is_joint:
+            self._stepper.move_all(step)
+        else:
+            self._stepper.move_each(step)
 
     def packed(self) -> PackedUpdate:
         """Give what a checkpoint holds of it."""

@@ -20,6 +20,7 @@ from sdtune.export.writer import write_folder, write_tensors
 from sdtune.files import sweep_drafts, writing
 from sdtune.plugins import Registry
 from sdtune.testing.runner import train
+from sdtune.train.assembly import assemble
 from sdtune.train.checkpoint import (
     Checkpoint,
     Position,
@@ -32,7 +33,6 @@ from sdtune.train.folder import RunFolder
 from sdtune.train.inputs import open_source
 from sdtune.train.lock import RunLock
 from sdtune.train.observers import MetricsObserver
-from sdtune.train.run import assemble
 from sdtune.train.signals import StopRequest
 from sdtune.train.trainer import Trainer
 

@@ -16,8 +16,8 @@ from sdtune.specs import combine
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train
 from sdtune.testing.tiny import tiny_sd1
+from sdtune.train.assembly import check_family
 from sdtune.train.combine import CombinedMethod
-from sdtune.train.run import check_family
 
 
 class WordOptions(Options):
@@ -134,7 +134,7 @@ def test_flags_of_both_are_known_and_the_first_named_wins():
 
 
 def test_a_method_must_say_what_it_exports(plugins):
-    from sdtune.train.run import load_method
+    from sdtune.train.assembly import load_method
 
     class Silent(Method):
         attach = export = None

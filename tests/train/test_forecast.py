@@ -11,10 +11,10 @@ from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command, train
 from sdtune.testing.tiny import tiny_sd1
+from sdtune.train.assembly import assemble
 from sdtune.train.folder import RunFolder
 from sdtune.train.footprint import measure
 from sdtune.train.forecast import duration, make_forecast, size
-from sdtune.train.run import assemble
 
 PLUGINS = [sdtune_lora]
 REGISTRY = Registry.from_plugins(PLUGINS)

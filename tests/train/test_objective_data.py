@@ -14,10 +14,10 @@ from sdtune.randomness import derive_generator, derive_seed
 from sdtune.testing.images import draw_picture, write_images
 from sdtune.testing.runner import train
 from sdtune.testing.tiny import tiny_sd1
+from sdtune.train.assembly import assemble
 from sdtune.train.folder import RunFolder
 from sdtune.train.inputs import open_source
 from sdtune.train.objective import make_objective
-from sdtune.train.run import assemble
 from sdtune.train.step import TrainStep
 
 pytestmark = pytest.mark.slow

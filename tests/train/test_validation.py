@@ -19,11 +19,12 @@ from sdtune.randomness import derive_generator
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
 from sdtune.testing.tiny import tiny_model, tiny_sd1
+from sdtune.train.assembly import assemble
 from sdtune.train.checkpoint import list_checkpoints
 from sdtune.train.inputs import make_held_out_builder, open_source
 from sdtune.train.observers import Observer
 from sdtune.train.plan import make_plan
-from sdtune.train.run import assemble, run_folder
+from sdtune.train.run import run_folder
 from sdtune.train.validation import Validator
 
 PLUGINS = [sdtune_lora, sdtune_textual_inversion]

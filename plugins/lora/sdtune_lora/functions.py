@@ -32,21 +32,21 @@ class LinearLora(Function):
         y = F.linear(x, base.weight, base.bias)
         h = _rows(x) @ down.to(x.dtype).t()
         y.view(-1, y.shape[-1]).addmm_(h, up.to(x.dtype).t(), alpha=scale)
-        ctx.save_for_backward(x, h, down, up, base.weight)
-        ctx.scale = scale
+        ctx.save_for_backward(x, h, down, up)
+        ctx.base, ctx.scale = base, scale  # not the weight: where it is held in few bits, each look makes a new one
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients of x, D and U."""
-        x, h, down, up, weight = ctx.saved_tensors
+        x, h, down, up = ctx.saved_tensors
         g = _rows(grad)
         up = up.to(x.dtype)
         grad_h = torch.addmm(h, g, up, beta=0, alpha=ctx.scale)  # beta = 0: the first tensor gives only its shape
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (g @ weight).addmm_(grad_h, down.to(x.dtype)).view(x.shape)
+            grad_x = (g @ ctx.base.weight).addmm_(grad_h, down.to(x.dtype)).view(x.shape)
         grad_down = (grad_h.t() @ _rows(x)).to(down.dtype)
         grad_up = torch.addmm(up, g.t(), h, beta=0, alpha=ctx.scale).to(down.dtype)
         return grad_x, grad_down, grad_up, None, None

@@ -17,8 +17,8 @@ from sdtune.errors import ModelError
 from sdtune.hookspecs import hookimpl
 from sdtune.specs import FamilySpec
 from sdtune.testing.conformance.compare import expect, expect_none
+from sdtune.train.assembly import assemble
 from sdtune.train.folder import RunFolder
-from sdtune.train.run import assemble
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -127,5 +127,6 @@ def changed_weight(
     delta: Callable[[Tensor, Factors, Settings], Tensor], base: Layer, factors: Factors, settings: Settings
 ) -> Tensor:
     """Compute W + delta W, summed in float32, in the dtype of W: what autocast does to a float32 weight."""
-    weight = base.weight.float()
-    return (weight + delta(weight, factors, settings)).to(base.weight.dtype)
+    frozen = base.weight
+    weight = frozen.float()
+    return (weight + delta(weight, factors, settings)).to(frozen.dtype)
