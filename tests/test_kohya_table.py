@@ -24,12 +24,7 @@ NAMES = (ROOT / "tests" / "golden" / "kohya-options.txt").read_text(encoding="ut
 ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
 PLUGINS = (sdtune_dreambooth, sdtune_hypernetwork, sdtune_lora, sdtune_lycoris, sdtune_textual_inversion)
 # Names that stand in the page before the code has them; to be empty.
-PENDING = {
-    *("data.prefetch", "data.workers", "model.attention", "model.quantize", "save.every_minutes"),
-    *("train.fused_backward", "train.weights", "validation.every_epochs", "validation.every_steps"),
-    *("validation.most_images", "validation.split", "watch.every_steps", "watch.loss_spike"),
-    *("--accept-changes", "--extend", "--fit", "sdtune lr"),
-}
+PENDING = {"sdtune lr"}
 FILES = (".py", ".yaml", ".txt", ".ckpt", ".caption")
 
 
