@@ -34,8 +34,11 @@ def compare_environments(old: Mapping[str, str], new: Mapping[str, str]) -> list
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
     """Let torch compute with so many CPU threads for as long as the context lasts; None: as many as it likes."""
+    if count is None:
+        yield
+        return
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -191,6 +191,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
         "lora.rank=2",
         "lora.text_encoder=false",
         "log.tensorboard=false",
+        "log.forecast=false",
         "save.every_steps=2",
     )
 
@@ -245,6 +246,7 @@ def small_run(fault_model, fault_images):
             "lora.rank=2",
             "lora.text_encoder=false",
             "log.tensorboard=false",
+            "log.forecast=false",
             "save.dtype=fp32",
             *more,
         ]

@@ -141,7 +141,7 @@ FP16 = ("train.precision=fp16", "train.schedule.name=linear", "train.ema.decay=0
 @pytest.fixture
 def half_on_the_cpu(monkeypatch):
     """Let fp16 runs compute in float32, so that only the scaler is tried, and fast."""
-    monkeypatch.setattr("sdtune.train.run.compute_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr("sdtune.train.assembly.compute_dtype", lambda *_: torch.float32)
 
 
 def test_f28_three_overflows_in_a_row_are_passed_over(tmp_path, small_run, logged, half_on_the_cpu, caplog):

@@ -193,7 +193,8 @@ def copy(two_steps, tmp_path):
 
 
 def files(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
 def resume(folder, *words):
@@ -213,15 +214,15 @@ def test_f01_a_new_process_goes_on_to_the_same_bits(lora, copy, tmp_path):
 @pytest.mark.slow
 def test_f02_three_stops_in_one_epoch_show_each_sample_once(lora, tmp_path, monkeypatch):
     write_images(tmp_path / "six", 6)
-    options = [f"data.path={tmp_path / 'six'}", "train.steps=12"]
-    seen, inputs = [], InputSource.inputs
+    options = [f"data.path={tmp_path / 'six'}", "train.steps=12", "data.workers=0"]  # nothing is prepared ahead
+    seen, prepare = [], InputSource.prepare
 
     def note(self, epoch, plan):
         seen.extend((epoch, visit.sample_id) for visit in plan.visits)
-        return inputs(self, epoch, plan)
+        return prepare(self, epoch, plan)
 
     train(PLUGINS, *lora(tmp_path / "straight", *options))
-    monkeypatch.setattr(InputSource, "inputs", note)
+    monkeypatch.setattr(InputSource, "prepare", note)
     with pytest.raises(StoppedError):
         train(PLUGINS, *lora(tmp_path / "cut", *options), stop_after=2)
     assert [go_on(tmp_path / "cut", stop_after=2) for _ in range(2)] == [4, 6]

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from sdtune.cli.progress import ConsoleScreen
-from sdtune.train import checkpoint, launch
+from sdtune.train import checkpoint, fitting
 from sdtune.train.observers import Observer
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ def before_calls_of(owner, name, act):
 MOMENTS = {
     "while saving": (checkpoint, "_write", [2]),
     "while filling caches": (ConsoleScreen, "caching", []),
-    "before step 1": (launch, "assemble", []),
+    "before step 1": (fitting, "assemble", []),
 }
 
 
