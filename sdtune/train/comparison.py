@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sdtune.config.rates import MAX_RATE
 from sdtune.config.validation import ValidationOptions
 from sdtune.data.split import ENOUGH_IMAGES
 from sdtune.errors import NumericsError
@@ -96,7 +97,8 @@ class Comparison:
 
 def grid(rate: float, count: int) -> tuple[float, ...]:
     """Give `count` rates around one, in steps of about three: a tenth, a third, the rate, 3 and 10 times it."""
-    return tuple(rounded(rate * _factor(place)) for place in range(-(count // 2), count - count // 2))
+    rates = (rounded(rate * _factor(place)) for place in range(-(count // 2), count - count // 2))
+    return tuple(rate for rate in rates if rate <= MAX_RATE)
 
 
 def _factor(place: int) -> float:

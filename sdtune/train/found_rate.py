@@ -30,7 +30,7 @@ class FoundRate:
         step: The step of that value.
         steps: The last step there is.
         is_settled: Whether it is a plateau.
-        has_begun: Whether d has left the value it began with.
+        has_begun: Whether d has left the value it began with; if not, nothing was found.
     """
 
     group: str
@@ -65,7 +65,7 @@ class FoundRate:
     def describe(self) -> list[str]:
         """Give lines for the screen."""
         if not self.has_begun:
-            return [f"no rate found in {self.steps} steps: d is still where it began, {self.d:.3g}"]
+            return [f"no rate found in {self.steps} steps: d is {self.d:.3g}, about where it began"]
         lines = [
             f"learning rate: {both(self.rate)} (d {self.d:.6g})",
             f"range to try: {both(self.lowest)} to {both(self.highest)}",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 FEWEST_STEPS = 50
 GROWTH = 0.01
 _FEWEST_FLAT, _FLAT_SHARE = 20, 0.2
+_LEFT = 2  # times the start: below it, d may as well be the start itself
 
 
 def flat_steps(step: int) -> int:
@@ -23,18 +24,18 @@ def flat_steps(step: int) -> int:
 
 
 def has_left_start(values: Sequence[float], place: int, *, first_step: int) -> bool:
-    """Tell whether d at `place` is more than what it began with.
+    """Tell whether d at `place` is at least twice what it began with.
 
     Args:
         values: d, one a logged step.
         place: Index into them.
         first_step: The step of the first value. Of a log that begins later, the start is not known, and left behind.
     """
-    return first_step > 1 or values[place] > (1 + GROWTH) * values[0]
+    return first_step > 1 or values[place] >= _LEFT * values[0]
 
 
 def is_plateau(steps: Sequence[int], values: Sequence[float], place: int) -> bool:
-    """Tell whether d stands still at `place`: above its start, and not grown by more than 1 % over `flat_steps`.
+    """Tell whether d stands still at `place`: away from its start, and not grown by more than 1 % over `flat_steps`.
 
     Args:
         steps: Rising steps, from 1; not every step need be there.

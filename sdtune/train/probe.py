@@ -104,7 +104,7 @@ def probe(loaded: Loaded, registry: Registry, screen: Screen, plan: ProbePlan) -
         NumericsError: The estimate failed.
         SdtuneError: As for a run.
     """
-    choose_optimizer(_optimizer(plan))
+    choose_optimizer(_optimizer(plan, loaded.options))
     with launched(registry, screen, None) as launch:
         return _Probe(launch=launch, loaded=loaded, plan=plan).carry_out()
 
@@ -115,8 +115,10 @@ def probe_folder(options: CoreOptions, plan: ProbePlan) -> RunFolder:
     return RunFolder(plan.output or of_run.with_name(f"{of_run.name}-probe"))
 
 
-def _optimizer(plan: ProbePlan) -> OptimizerOptions:
-    return OptimizerOptions(name=plan.optimizer)
+def _optimizer(plan: ProbePlan, options: CoreOptions) -> OptimizerOptions:
+    """Give the estimating optimizer, with the arguments that the run has for it, e.g. `d0`."""
+    own = options.train.optimizer
+    return own if own.name == plan.optimizer else OptimizerOptions(name=plan.optimizer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +174,7 @@ class _Probe:
             say(f"rates are not compared on held-out images: not enough data, {FEWEST_IMAGES} images are needed")
 
     def _estimate(self, run: Run) -> tuple[FoundRate, ...]:
-        run = _with_factor(run, _optimizer(self.plan))
+        run = _with_factor(run, _optimizer(self.plan, run.options))
         log = RateLog()
 
         def until(step: int, rates: Mapping[str, float]) -> bool:

@@ -24,7 +24,7 @@ def growing(rate, count):
 
 @pytest.mark.parametrize("risen", [5, 40, 100, 200])
 def test_a_curve_that_rises_and_stays_is_settled_once_it_was_flat_for_long_enough(risen):
-    values = growing(0.05, risen)
+    values = growing(0.25, risen)
     values += [values[-1]] * 200
     stop = first_plateau(values)
     assert stop >= max(FEWEST_STEPS, risen + flat_steps(stop) - 1)
@@ -39,7 +39,7 @@ def test_a_curve_that_keeps_growing_never_settles(rate):
 
 def test_a_curve_that_never_left_its_start_is_no_plateau():
     assert find_plateau(list(range(1, 401)), [START] * 400) is None
-    barely = [START] * 200 + [START * (1 + GROWTH / 2)] * 200
+    barely = [START] * 200 + [START * 1.9] * 200
     assert find_plateau(steps(barely), barely) is None
 
 
