@@ -11,7 +11,7 @@ from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train import comparison
+from sdtune.train import comparison, plateau
 from sdtune.train.trial import train_trial
 
 PLUGINS = [sdtune_lora]
@@ -65,6 +65,8 @@ def diverging(number):
 @pytest.mark.slow
 def test_a_probe_finds_a_rate_that_a_training_takes(sdtune, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(comparison, "train_trial", diverging(3))
+    for name, steps in (("FEWEST_STEPS", 20), ("_FEWEST_FLAT", 3), ("_FLAT_SHARE", 0)):  # a short pause is enough
+        monkeypatch.setattr(plateau, name, steps)
     pytest.importorskip("dadaptation")
     file = tmp_path / "found.yaml"
     words = (
@@ -93,7 +95,7 @@ def test_a_probe_finds_a_rate_that_a_training_takes(sdtune, tmp_path, capsys, mo
     assert {(line["lr/unet"], line["lr/text_encoder"]) for line in steps} == {(1.0, 1.0)}
     assert all(line["lr/d*lr"] == line["lr/d*lr/unet"] == line["lr/d*lr/text_encoder"] for line in steps)
     assert value["is_settled"]
-    assert 50 <= len(steps) < 160
+    assert 20 <= len(steps) < 120
     assert facts["state"] == "done"
     # nothing else is left
     names = {path.name for path in folder.iterdir()}
