@@ -13,7 +13,7 @@ from sdtune.errors import NumericsError
 from sdtune.files import write_text
 from sdtune.train.advised import final_optimizer, has_text_rate, text_rate, with_rate
 from sdtune.train.comparison import FEWEST_IMAGES, Comparison, compare_rates, grid, with_held_out
-from sdtune.train.folder import RunFolder
+from sdtune.train.folder import PURPOSE, RunFolder
 from sdtune.train.found_rate import FoundRate, RateLog, both, describe_all
 from sdtune.train.launch import launched, run_facts
 from sdtune.train.observers import MetricsObserver, TensorBoardObserver
@@ -143,8 +143,8 @@ class _Probe:
             folder.create(overwrite=self.plan.overwrite)
         with launch.held(folder):
             if is_first:
-                write_text(folder.config, dump(loaded.options, loaded.origins), overwrite=True)
-                folder.write_facts({**run_facts(run), "purpose": "learning rate"})
+                write_text(folder.config, dump(self.loaded.options, self.loaded.origins), overwrite=True)
+                folder.write_facts({**run_facts(run), "purpose": PURPOSE})
             if missing := run.missing:
                 del run
                 run = launch.draw_first(missing, loaded, folder)

@@ -1,6 +1,8 @@
 """Whole probes on a tiny model: what they find, what they leave behind, and a training with what was found."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -12,6 +14,7 @@ from sdtune.testing.images import write_images
 from sdtune.testing.runner import command
 from sdtune.testing.tiny import tiny_sd1
 from sdtune.train import comparison, plateau
+from sdtune.train.found_rate import RateLog
 from sdtune.train.trial import train_trial
 
 PLUGINS = [sdtune_lora]
@@ -145,34 +148,27 @@ def test_a_part_without_a_rate_stays_frozen_and_few_images_are_not_compared(sdtu
     assert all("lr/text_encoder" not in line for line in lines(tmp_path / "runs" / "thing-probe"))
 
 
-def test_a_file_that_is_there_is_refused_before_anything_is_trained(sdtune, tmp_path):
-    file = tmp_path / "found.yaml"
-    file.write_text("mine")
-    code, _, err = sdtune("--write", str(file))
-    assert code == 2
-    assert f"error: {file} exists; give --write another name" in err
-    assert file.read_text() == "mine"
-    assert not (tmp_path / "runs").exists()
+@pytest.mark.slow
+def test_a_probe_that_is_stopped_says_how_to_read_it_and_cannot_go_on(sdtune, tmp_path, monkeypatch, capsys):
+    add = RateLog.add
 
+    def stop_at_step_4(log, step, rates):
+        add(log, step, rates)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
 
-def test_a_file_needs_the_length_of_the_run(sdtune, tmp_path):
-    code, _, err = sdtune("--write", str(tmp_path / "found.yaml"), "train.steps=---")
-    assert code == 2
-    assert "--write needs the length of the run; give train.steps=800, or --epochs 10" in err
-
-
-def test_a_run_in_the_folder_stays(sdtune, tmp_path):
     folder = tmp_path / "runs" / "thing-probe"
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text("{}")
-    code, _, err = sdtune()
-    assert code == 2
-    assert "a run is in the output folder already" in err
-
-
-def test_a_missing_package_is_one_line(sdtune, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "prodigyopt.prodigy", None)
-    code, _, err = sdtune()
-    assert code == 5
-    assert "prodigy needs the package prodigyopt; pip install 'sdtune[optim]'" in err
-    assert not (tmp_path / "runs").exists()
+    monkeypatch.setattr(RateLog, "add", stop_at_step_4)
+    code, out, err = sdtune("--compare", "0", "train.steps=---", "--epochs", "2")
+    assert (code, out) == (75, "")
+    assert "at most 32 steps" in err
+    assert (
+        f"stopped after 4 steps of a trial; what was found so far: sdtune lr read {folder.relative_to(tmp_path)}" in err
+    )
+    assert json.loads((folder / "run.json").read_text())["state"] == "stopped"
+    assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4]
+    monkeypatch.setattr(RateLog, "add", add)
+    assert command(PLUGINS, "lr", "read", str(folder)) == 0
+    assert "no rate found in 4 steps" in capsys.readouterr().out
+    assert command(PLUGINS, "train", "--resume", str(folder)) == 2
+    assert "this is a probe of the learning rate, which cannot go on; start it again" in capsys.readouterr().err
