@@ -39,6 +39,7 @@ def trial_options(options: CoreOptions, steps: int) -> CoreOptions:
             "train": train.model_copy(update={"steps": length, "ema": EmaOptions()}),
             "log": options.log.model_copy(update={"every_steps": 1}),
             "preview": PreviewOptions(),
+            "watch": options.watch.model_copy(update={"every_steps": None}),  # rates are far off on purpose
         }
     )
 
