@@ -23,8 +23,6 @@ PAGE = (ROOT / "docs" / "kohya-options.md").read_text(encoding="utf-8")
 NAMES = (ROOT / "tests" / "golden" / "kohya-options.txt").read_text(encoding="utf-8").split()
 ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
 PLUGINS = (sdtune_dreambooth, sdtune_hypernetwork, sdtune_lora, sdtune_lycoris, sdtune_textual_inversion)
-# Names that stand in the page before the code has them; to be empty.
-PENDING = {"sdtune lr"}
 FILES = (".py", ".yaml", ".txt", ".ckpt", ".caption")
 
 
@@ -61,11 +59,7 @@ def test_what_is_named_as_ours_exists(known: set[str]) -> None:
     words = {word for word in told if ("." in word or " " in word) and not word.endswith(FILES) and "[" not in word}
     words = {" ".join(word.split()[:2]) for word in words} - {"text_encoder.*", "text_encoder_2.*"}
     flags = {word for word in told if word.startswith("--")}
-    assert sorted((ours | words | flags) - known - PENDING) == []
-
-
-def test_nothing_is_pending_that_exists(known: set[str]) -> None:
-    assert sorted(PENDING & known) == []
+    assert sorted((ours | words | flags) - known) == []
 
 
 def test_a_row_refers_to_rows_that_exist() -> None:

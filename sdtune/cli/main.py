@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("sdtune.cli.train:train", "Train a method on a folder of images."),
     "plan": ("sdtune.cli.train:plan", "Show what a training would do, and start nothing."),
+    "lr": ("sdtune.cli.lr:lr", "Find a learning rate for your images."),
     "demo": ("sdtune.cli.demo:demo", "Train on the small model that comes with sdtune."),
     "export": ("sdtune.cli.export:export", "Write a run's result where other programs look for it."),
     "convert": ("sdtune.cli.convert:convert", "Bring an adapter, embedding or model into another program's form."),

@@ -38,6 +38,31 @@ def dump(options: Options, origins: Mapping[str, str] | None = None) -> str:
     return "".join(f"{line}\n" for line in _lines(to_dict(options), (), origins or {}))
 
 
+def dump_given(options: Options, defaults: Mapping[str, Any], *, keep: str) -> str:
+    """Write what differs from the defaults as YAML that loads back to equal options.
+
+    Args:
+        options: Options.
+        defaults: Their defaults, as nested plain data.
+        keep: An option that is written in any case.
+    """
+    data = to_dict(options)
+    given = {keep: data[keep], **_changed(data, defaults)}
+    return "".join(f"{line}\n" for line in _lines(given, (), {}))
+
+
+def _changed(data: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for key, value in data.items():
+        default = defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value = _changed(value, default)  # what is left of it
+            default = {}
+        if key not in defaults or value != default:
+            changed[key] = value
+    return changed
+
+
 def write_flow(value: Any) -> str:
     """Write a value on one line, such that it reads back equal."""
     if isinstance(value, dict):

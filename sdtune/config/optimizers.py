@@ -56,6 +56,11 @@ class OptimizerEntry:
         return self.rate == "factor" or self.name == self.target
 
     @property
+    def is_adamw(self) -> bool:
+        """Whether it is a kind of AdamW, so that the rate of one suits the other."""
+        return "AdamW" in self.target and not self.averages
+
+    @property
     def dotted(self) -> str:
         """Full name of the class, as kohya's scripts write it into files."""
         return self.target.replace(":", ".")
@@ -196,6 +201,8 @@ _TABLE = (
     ),
 )
 OPTIMIZERS = {entry.name: entry for entry in _TABLE}
+ESTIMATORS = ("prodigy", "dadapt_adam")
+"""Those that find the rate of AdamW, for `sdtune lr probe`; the first is the usual one."""
 
 
 def check_optimizer_name(name: str) -> str:

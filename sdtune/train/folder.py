@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
+PURPOSE = "learning rate"  # in `run.json` of a probe, which keeps nothing to go on with
 RunState = Literal["planned", "running", "stopped", "failed", "done"]
 
 

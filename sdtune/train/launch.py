@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sdtune.plugins import Registry
     from sdtune.sampling.request import PictureRequest
     from sdtune.train.checkpoint import Checkpoint
+    from sdtune.train.inputs import InputSource
     from sdtune.train.ranks import Ranks
     from sdtune.train.resume import Resumption
     from sdtune.train.run import Run
@@ -81,7 +82,7 @@ def start(
     Raises:
         SdtuneError: The run cannot start, or ended early; each child says why.
     """
-    with _launched(registry, screen, stop_after) as launch:
+    with launched(registry, screen, stop_after) as launch:
         return launch.start(loaded, overwrite=overwrite, fit_bytes=fit_bytes)
 
 
@@ -105,7 +106,7 @@ def resume(
     Raises:
         SdtuneError: As `start`, or something does not fit the checkpoint, or no checkpoint is whole.
     """
-    with _launched(registry, screen, stop_after) as launch:
+    with launched(registry, screen, stop_after) as launch:
         if resumption.is_complete:
             resumption.check_complete()
             launch.screen.say(f"the run is complete, nothing is left to train: {resumption.folder.path}")
@@ -116,10 +117,10 @@ def resume(
 
 
 @contextmanager
-def _launched(registry: Registry, screen: Screen, stop_after: int | None) -> Iterator[_Launch]:
+def launched(registry: Registry, screen: Screen, stop_after: int | None) -> Iterator[Launch]:
     """Join the other processes, and catch signals; only the first process speaks."""
     with joined_ranks() as ranks, StopRequest(is_patient=ranks.size > 1) as stop:
-        yield _Launch(
+        yield Launch(
             registry=registry,
             screen=screen if ranks.is_first else Screen(),
             ranks=ranks,
@@ -129,7 +130,7 @@ def _launched(registry: Registry, screen: Screen, stop_after: int | None) -> Ite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Launch:
+class Launch:
     """A start of a run, in one of its processes: what all of its phases need."""
 
     registry: Registry
@@ -151,14 +152,14 @@ class _Launch:
         if self.ranks.is_first:
             check_space(run)
             folder.create(overwrite=overwrite)
-        with self._held(folder):
+        with self.held(folder):
             if self.ranks.is_first:
                 write_text(folder.config, dump(loaded.options, loaded.origins), overwrite=True)
-                folder.write_facts(_facts(run))
+                folder.write_facts(run_facts(run))
             if missing := run.missing:
                 forecast = run.forecast
                 del run  # the base model that draws needs its memory
-                run = self._draw_first(missing, loaded, folder)
+                run = self.draw_first(missing, loaded, folder)
                 run.forecast = forecast
             self._train(run, joint=None)
         return run
@@ -166,7 +167,7 @@ class _Launch:
     def tell(self, resumption: Resumption) -> None:
         """Say how a run would go on."""
         checkpoint, damaged = resumption.read_checkpoint(renames=False)
-        run = self._assemble(resumption.loaded, resumption.folder)
+        run = self.assemble(resumption.loaded, resumption.folder)
         self._describe(Joint(resumption=resumption, run=run, checkpoint=checkpoint), damaged)
 
     def resume(self, resumption: Resumption) -> None:
@@ -174,12 +175,12 @@ class _Launch:
         loaded, folder = resumption.loaded, resumption.folder
         if self.ranks.is_first:
             check_targets(loaded.options.output)
-        with self._held(folder):
+        with self.held(folder):
             checkpoint, damaged = self._read_checkpoint(resumption)
-            run = self._assemble(loaded, folder)
+            run = self.assemble(loaded, folder)
             if missing := run.missing:
                 del run
-                run = self._draw_first(missing, loaded, folder)
+                run = self.draw_first(missing, loaded, folder)
             joint = Joint(resumption=resumption, run=run, checkpoint=checkpoint)
             self._describe(joint, damaged)
             if self.ranks.is_first:
@@ -202,19 +203,20 @@ class _Launch:
         for line in joint.describe():
             self.screen.say(line)
 
-    def _assemble(self, loaded: Loaded, folder: RunFolder) -> Run:
+    def assemble(self, loaded: Loaded, folder: RunFolder) -> Run:
+        """Assemble a run in each process."""
         run = assemble(loaded, self.registry, folder, self.ranks)
         self.ranks.wait()  # until all have seen the same images, none draws any
         return run
 
-    def _draw_first(self, missing: Sequence[MissingImage], loaded: Loaded, folder: RunFolder) -> Run:
+    def draw_first(self, missing: Sequence[MissingImage], loaded: Loaded, folder: RunFolder) -> Run:
         """Draw regularization images that are missing, each process its share, and assemble the run with them."""
 
         def on_progress(what: str, done: int, count: int) -> None:
             self.screen.drawing(what, done, count)
             self.stop.check(folder.path)
 
-        with self._state_kept(folder):
+        with self.state_kept(folder):
             self.stop.check(folder.path)
             if own := self.ranks.share(missing):
                 base = open_base(unpacked(loaded.options), self.registry)
@@ -222,12 +224,12 @@ class _Launch:
                 del base
             self.ranks.wait()
         return_freed_memory()
-        return self._assemble(loaded, folder)
+        return self.assemble(loaded, folder)
 
     def _train(self, run: Run, *, joint: Joint | None) -> None:
         keep_freed_memory()
         set_up_torch(run.options.train, run.device)
-        with self._state_kept(run.folder), using_threads(run.options.train.threads):
+        with self.state_kept(run.folder), using_threads(run.options.train.threads):
             trainer = self._trained(run, joint)
             if not self.ranks.is_first:
                 return
@@ -255,13 +257,7 @@ class _Launch:
             folder.check_logs(tensorboard=run.options.log.tensorboard)
             remember_last(folder)
         requests = preview_requests(run)
-
-        def on_progress(what: str, done: int, count: int) -> None:
-            self.screen.caching(what, done, count)
-            self.stop.check(folder.path)
-
-        prompts = tuple(dict.fromkeys(text for request in requests for text in request.texts()))
-        source = open_source(run, preview_texts=prompts, on_progress=on_progress)
+        source = self.open_source(run, requests)
         observers = _observers(run, self.registry, self.screen, requests) if self.ranks.is_first else ()
         trainer = Trainer(run, source, observers, self.stop)
         if joint is not None:
@@ -271,8 +267,18 @@ class _Launch:
         trainer.train(stop_after=self.stop_after)
         return trainer
 
+    def open_source(self, run: Run, requests: Sequence[PictureRequest] = ()) -> InputSource:
+        """Fill the caches, and give the source of the run's inputs."""
+
+        def on_progress(what: str, done: int, count: int) -> None:
+            self.screen.caching(what, done, count)
+            self.stop.check(run.folder.path)
+
+        prompts = tuple(dict.fromkeys(text for request in requests for text in request.texts()))
+        return open_source(run, preview_texts=prompts, on_progress=on_progress)
+
     @contextmanager
-    def _held(self, folder: RunFolder) -> Iterator[None]:
+    def held(self, folder: RunFolder) -> Iterator[None]:
         """Keep other programs away, log into the folder, and clear what a killed process left there.
 
         Of several processes, the first does.
@@ -289,7 +295,7 @@ class _Launch:
             yield
 
     @contextmanager
-    def _state_kept(self, folder: RunFolder) -> Iterator[None]:
+    def state_kept(self, folder: RunFolder) -> Iterator[None]:
         """Keep `run.json` true: running inside, then done, stopped or failed; of several processes, the first does."""
         if not self.ranks.is_first:
             yield
@@ -324,7 +330,8 @@ def _observers(
     ]
 
 
-def _facts(run: Run) -> dict[str, object]:
+def run_facts(run: Run) -> dict[str, object]:
+    """Give what `run.json` holds of a run that has not begun."""
     return {
         "name": run.name,
         "method": run.spec.name,

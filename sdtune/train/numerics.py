@@ -70,10 +70,10 @@ class StepGuard:
     Args:
         run: The run.
         update: Tells whether an overflow would be passed over.
-        save: Saves the state after the last step.
+        save: Saves the state after the last step; None: nothing is saved.
     """
 
-    def __init__(self, run: Run, update: Update, save: Callable[[], None]) -> None:
+    def __init__(self, run: Run, update: Update, save: Callable[[], None] | None) -> None:
         self._run = run
         self._update = update
         self._save = save

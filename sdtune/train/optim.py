@@ -60,11 +60,15 @@ def set_rates(optimizer: Optimizer, groups: Sequence[GroupRates], shape: Callabl
 
 
 def logged_rates(optimizer: Optimizer) -> dict[str, float]:
-    """List each group's rate; where the optimizer finds a factor d, also d*lr, as kohya's scripts log it."""
+    """List each group's rate; where the optimizer finds a factor d, also d*lr, as kohya's scripts log it.
+
+    `d*lr` alone is that of all groups that learn, where it is the same.
+    """
     rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
     found = {
         f"d*lr/{group['name']}": float(group["d"]) * float(group["lr"])
         for group in optimizer.param_groups
         if "d" in group and isinstance(group["d"], float)
     }
-    return rates | found
+    used = {rate for rate in found.values() if rate > 0}
+    return rates | ({"d*lr": used.pop()} if len(used) == 1 else {}) | found

@@ -13,7 +13,7 @@ from sdtune.errors import ConfigError
 from sdtune.train.aside import checkpoint_step
 from sdtune.train.changes import check_changes, find_changes
 from sdtune.train.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
-from sdtune.train.folder import RunFolder, find_run
+from sdtune.train.folder import PURPOSE, RunFolder, find_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -123,6 +123,13 @@ def plan_resumption(registry: Registry, name: str, given: Given) -> Resumption:
     from sdtune.demo.images import with_demo_images  # `demo` as a name for images is above the loop
 
     folder, path = find_place(name)
+    facts = folder.read_facts()
+    if facts.get("purpose") == PURPOSE:
+        raise ConfigError(
+            "this is a probe of the learning rate, which cannot go on",
+            where=str(folder.path),
+            hint="start it again, with --overwrite",
+        )
     saved = with_demo_images(load(registry, folder.config))
     loaded = saved
     if given.file or given.flags or given.overrides:
@@ -131,7 +138,6 @@ def plan_resumption(registry: Registry, name: str, given: Given) -> Resumption:
         loaded = _stay_in(folder, with_demo_images(loaded), saved)
     changes = find_changes(saved.options, loaded.options)
     check_changes(changes, given.allowed)
-    facts = folder.read_facts()
     return Resumption(
         folder=folder,
         path=path,

@@ -24,7 +24,7 @@ from sdtune.train.update import Update
 from sdtune.train.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from sdtune.train.inputs import InputSource
@@ -64,20 +64,37 @@ class LossAverage:
 class Trainer:
     """Train a run from where it stands to its last step.
 
+    Args:
+        run: The run.
+        source: Inputs of its steps.
+        observers: What watches it.
+        stop: Asks it to stop.
+        until: For a training that is thrown away, of which nothing is saved: told each step and its rates, it answers
+            whether that was the last one.
+
     Attributes:
         step: Optimizer steps done.
     """
 
-    def __init__(self, run: Run, source: InputSource, observers: Sequence[Observer], stop: StopRequest) -> None:
+    def __init__(
+        self,
+        run: Run,
+        source: InputSource,
+        observers: Sequence[Observer],
+        stop: StopRequest,
+        *,
+        until: Callable[[int, Mapping[str, float]], bool] | None = None,
+    ) -> None:
         self.run = run
         self.step = 0
+        self._until = until
         self._source = source
         self._stop = stop
         self._watch = Watch(run)
         self._observers = ObserverGroup([*observers, self._watch])
         self._update = Update(run)
         self._gradients = Gradients(run, source, self._update)
-        self._guard = StepGuard(run, self._update, self.save)
+        self._guard = StepGuard(run, self._update, self.save if until is None else None)
         self._choice = Choice(run, source) if run.held_out is not None else None
         self._average = LossAverage()
         self._images_seen = 0
@@ -139,7 +156,7 @@ class Trainer:
             PlatformError: The disk is full or cannot be written.
         """
         check_weights(self.run.parameters(), self.step)
-        if not self.run.ranks.is_first:
+        if not self.run.ranks.is_first or self._until is not None:
             return
         packed = self._update.packed()
         position = Position(
@@ -221,6 +238,8 @@ class Trainer:
         self._watch.after(is_applied=self._update.apply(self.step + 1))
         self.step += 1
         self._images_seen += len(result.sample_ids)
+        if self._until is not None and self._until(self.step, lrs):
+            self._end_here()
         average = self._average.add(loss)
         if self.step % self.run.options.log.every_steps == 0 or self.step == self.run.timetable.steps:
             report = StepReport(
@@ -247,7 +266,10 @@ class Trainer:
             with suppress(StoppedError):  # the loop sees the request, and the resumed run measures again
                 self._notify_validation(choice)
         if choice.is_over:
-            self.run.timetable = replace(self.run.timetable, steps=self.step)
+            self._end_here()
+
+    def _end_here(self) -> None:
+        self.run.timetable = replace(self.run.timetable, steps=self.step)
 
     def _notify_validation(self, choice: Choice) -> None:
         optimizer, is_first = self._update.snapshot(), self.run.ranks.is_first

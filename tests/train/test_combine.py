@@ -123,7 +123,7 @@ def test_only_families_that_all_know_are_left():
 
 
 def test_flags_of_both_are_known_and_the_first_named_wins():
-    from sdtune.cli.train import _flag_owners
+    from sdtune.cli.request import _flag_owners
 
     specs = [
         MethodSpec(name=name, summary="", config=WordOptions, factory="", flags=("word", own))
