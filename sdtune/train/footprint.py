@@ -65,15 +65,15 @@ def measure(run: Run, *, uses_text_cache: bool) -> Footprint:
         weights = {part: _weights(run, part) for part in PARTS}
         caption = _longest_caption(run)
         with torch.no_grad():
-            text = LiveBytes()
+            text = LiveBytes(fake)
             with text:
                 cond = run.model.encode_prompt([caption])
-            encode = _counted(lambda: _encode(run))
-            preview = _preview(run, cond)
+            encode = _counted(fake, lambda: _encode(run))
+            preview = _preview(run, fake, cond)
         step, forward = _step(run, fake, caption, cond if uses_text_cache else None)
         return Footprint(
             weights=weights,
-            elements=sum(tensor.numel() for part in PARTS for tensor in run.model.part(part).state_dict().values()),
+            elements=sum(weight.numel() for part in PARTS for weight in run.model.part(part).parameters()),
             forward=forward,
             step=step.peak,
             encode=encode.peak,
@@ -111,7 +111,7 @@ def _weights(run: Run, part: Part) -> int:
 
 def _step(run: Run, fake: FakeTensorMode, caption: str, cond: Conditioning | None) -> tuple[LiveBytes, int]:
     """Do forward and backward of the largest batch; give the count, and what forward left alive."""
-    counter, trained = LiveBytes(), list(run.parameters().values())
+    counter, trained = LiveBytes(fake), list(run.parameters().values())
     for tensor in [*run.model.parameters(), *run.model.buffers(), *trained]:
         counter.exclude(fake.from_tensor(tensor))
     is_first = run.options.train.gradient_accumulation == 1
@@ -157,7 +157,7 @@ def _inputs(run: Run, caption: str, cond: Conditioning | None) -> StepInputs:
     )
 
 
-def _preview(run: Run, cond: Conditioning) -> int:
+def _preview(run: Run, fake: FakeTensorMode, cond: Conditioning) -> int:
     """Give the most that a preview needs: the UNet for both sides of the guidance, then the VAE."""
     requests = preview_requests(run)
     if not requests:
@@ -168,8 +168,8 @@ def _preview(run: Run, cond: Conditioning) -> int:
     both = _repeated(cond, 1 if requests[0].cfg == 1 else 2)
     x_t = torch.zeros(len(both.hidden), channels, *sides, device=run.device)
     timesteps = torch.zeros(len(x_t), dtype=torch.int64, device=run.device)
-    denoise = _counted(lambda: run.model.denoise(x_t, timesteps, both))
-    decode = _counted(lambda: run.model.decode_latents(x_t[:1]))
+    denoise = _counted(fake, lambda: run.model.denoise(x_t, timesteps, both))
+    decode = _counted(fake, lambda: run.model.decode_latents(x_t[:1]))
     return max(denoise.peak, decode.peak)
 
 
@@ -180,8 +180,8 @@ def _encode(run: Run) -> object:
     return run.model.encode_images(torch.zeros(count, 3, size.height, size.width, device=run.device))
 
 
-def _counted(compute: Callable[[], object]) -> LiveBytes:
-    counter = LiveBytes()
+def _counted(fake: FakeTensorMode, compute: Callable[[], object]) -> LiveBytes:
+    counter = LiveBytes(fake)
     with counter:
         compute()
     return counter

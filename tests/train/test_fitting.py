@@ -13,6 +13,7 @@ from sdtune.train import fitting
 from sdtune.train.fitting import RUNGS, parse_size, prepare
 from sdtune.train.folder import RunFolder
 from sdtune.train.forecast import Forecast, Phase
+from sdtune.train.ranks import Ranks
 
 REGISTRY = Registry.from_plugins([sdtune_lora])
 
@@ -41,7 +42,7 @@ def gigabytes(monkeypatch):
 
 def fit(words, limit, *more, flags=()):
     loaded = load(REGISTRY, overrides=[*words, *more], flags=flags)
-    return prepare(loaded, REGISTRY, RunFolder(loaded.options.data.path / "out"), limit)
+    return prepare(loaded, REGISTRY, RunFolder(loaded.options.data.path / "out"), Ranks(), limit)
 
 
 @pytest.mark.parametrize(
