@@ -70,9 +70,8 @@ class Shortcut:
 
 def _device(given: list[Any]) -> torch.device:
     """Give the device of an answer: single numbers may be elsewhere."""
-    tensors = [
-        item for arg in given for item in (arg if isinstance(arg, list) else (arg,)) if isinstance(item, FakeTensor)
-    ]
+    flat = (item for arg in given for item in (arg if isinstance(arg, list) else (arg,)))
+    tensors = [item for item in flat if isinstance(item, FakeTensor)]
     return max(tensors, key=lambda tensor: tensor.dim() > 0).fake_device
 
 
@@ -103,12 +102,17 @@ def _norm(func: Any, given: list[Any]) -> tuple[Tensor, ...]:
     else:
         last = len(given[1])
         groups = (*x.shape[:-last], *(1,) * last)
-    return torch.empty_like(x), x.new_empty(groups), x.new_empty(groups)
+    return _dense(x), x.new_empty(groups), x.new_empty(groups)
 
 
 def _norm_gradients(x: Tensor, weight: Tensor | None, wanted: list[bool]) -> tuple[Tensor | None, ...]:
     """Give gradients of a norm's input, weight and bias."""
     return tuple(
-        torch.empty_like(tensor) if is_wanted and tensor is not None else None
+        _dense(tensor) if is_wanted and tensor is not None else None
         for tensor, is_wanted in zip((x, weight, weight), wanted, strict=True)
     )
+
+
+def _dense(like: Tensor) -> Tensor:
+    is_last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty_like(like, memory_format=torch.channels_last if is_last else torch.contiguous_format)
