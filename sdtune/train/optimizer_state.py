@@ -60,7 +60,7 @@ def _probe_shapes(rank: int, is_large: bool) -> tuple[Shape, Shape]:
     if rank == 1:
         first, second = _VECTORS[is_large]
         return (first,), (second,)
-    first, second = (_FROM if is_large else _BELOW)
+    first, second = _FROM if is_large else _BELOW
     return first[:rank], second[:rank]
 
 

@@ -35,7 +35,9 @@ def test_the_state_is_as_large_as_foretold(name):
     parameters = {name: nn.Parameter(torch.full(shape, 0.1)) for name, shape in shapes.items()}
     groups = [ParamGroup(name="unet", part="unet", params=parameters)]
     train = TrainOptions(optimizer={"name": name}, lr=1.0)
-    assert state_bytes(groups, train) == pytest.approx(really_kept(groups, train), rel=0.03 if name == "prodigy_plus" else 0.005)
+    assert state_bytes(groups, train) == pytest.approx(
+        really_kept(groups, train), rel=0.03 if name == "prodigy_plus" else 0.005
+    )
 
 
 def test_weights_in_16_bits_halve_the_state():
