@@ -34,7 +34,8 @@ class Footprint:
 
     Attributes:
         weights: Each part's weights, loaded as the run loads it; trained ones are not counted.
-        step: The most that is alive in forward and backward, all gradients included where none is used before the last is there.
+        packed: What parts in few bits take less than they do as stored.
+        step: The most that is alive in forward and backward, with all gradients where they are there together.
         encode: The most for one image's latents (of `data.cache.vae_batch_size` images while caches are filled).
         text: The most for encoding a caption.
         preview: The most for a preview; 0 without any.
@@ -43,6 +44,7 @@ class Footprint:
     """
 
     weights: dict[Part, int]
+    packed: int
     step: int
     encode: int
     text: int
@@ -71,6 +73,11 @@ def measure(run: Run, *, uses_text_cache: bool) -> Footprint:
         step = _step(run, fake, caption, cond if uses_text_cache else None)
         return Footprint(
             weights=weights,
+            packed=sum(
+                _to_be_packed(run, part, part in hollow)
+                + sum(layer.full_nbytes - layer.nbytes for layer in quantized_layers(run.model.part(part)))
+                for part in PARTS
+            ),
             step=step.peak,
             encode=encode.peak,
             text=text.peak,
@@ -103,8 +110,13 @@ def _weights(run: Run, part: Part, *, is_hollow: bool) -> int:
     module = run.model.part(part)
     tensors = [*module.parameters(), *module.buffers()]
     whole = sum({id(tensor): _bytes(tensor) for tensor in tensors if id(tensor) not in trained}.values())
+    return whole + sum(layer.nbytes for layer in quantized_layers(module)) - _to_be_packed(run, part, is_hollow)
+
+
+def _to_be_packed(run: Run, part: Part, is_hollow: bool) -> int:
+    """Give what a part that is here as stored will lose when it is loaded."""
     form = run.model.source.options.quantize if is_hollow and part != "vae" else None
-    return whole + sum(layer.nbytes for layer in quantized_layers(module)) - packed_saving(module, form)
+    return packed_saving(run.model.part(part), form)
 
 
 def _step(run: Run, fake: FakeTensorMode, caption: str, cond: Conditioning | None) -> LiveBytes:

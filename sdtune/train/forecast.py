@@ -152,7 +152,7 @@ def _phases(run: Run, footprint: Footprint, *, has_text_cache: bool) -> list[Pha
     if requests:
         phases.append(Phase(name="drawing previews", parts=resident | {"activations": footprint.preview}))
     if options.output.certify:
-        second = {"the base model again": sum(_whole(run, footprint).values())}
+        second = {"the base model again": sum(_whole(run, footprint).values()) + footprint.packed}
         phases.append(Phase(name="reading the files back", parts=resident | second))
     return phases
 
