@@ -46,7 +46,7 @@ class Shortcut:
         """Do an operation, the short way where there is one."""
         if func in _CHANGING:
             return args[0]
-        if func not in _SHORT:
+        if func not in _SHORT or kwargs.get("device") is not None:
             return func(*args, **kwargs)
         given = [self._twin(arg) for arg in args]
         with in_kernel_invocation_manager(self._mode):

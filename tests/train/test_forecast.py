@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import sdtune_dreambooth
+import sdtune_hypernetwork
 import sdtune_lora
+import sdtune_textual_inversion
 from sdtune.config.compose import load
 from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
@@ -16,6 +18,7 @@ from sdtune.train.assembly import assemble
 from sdtune.train.folder import RunFolder
 from sdtune.train.footprint import measure
 from sdtune.train.forecast import duration, make_forecast, size
+from sdtune.train.remeasure import saving
 
 PLUGINS = [sdtune_lora]
 REGISTRY = Registry.from_plugins(PLUGINS)
@@ -166,3 +169,25 @@ def test_every_family_has_a_forecast(words, tmp_path, family):
     tiny_model(tmp_path / "tiny", family)
     forecast = parts_of(words, tmp_path, f"model.path={tmp_path / 'tiny'}")
     assert forecast["activations and gradients"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["textual_inversion", "hypernetwork", "dreambooth"])
+def test_every_method_has_a_forecast(words, tmp_path, name):
+    registry = Registry.from_plugins([sdtune_textual_inversion, sdtune_hypernetwork, sdtune_dreambooth])
+    own = ["textual_inversion.token=zwx"] if name == "textual_inversion" else []
+    options = [word for word in words if not word.startswith(("method", "lora"))] + [f"method={name}", *own]
+    given = [*options, "data.captions=class_text", "data.class_text=photo of zwx dog"]
+    run = assemble(load(registry, overrides=given), registry, RunFolder(tmp_path / "out"))
+    assert measure(run, uses_text_cache=not run.trains_text).step > 0
+
+
+@pytest.mark.slow
+def test_a_smaller_batch_saves_what_a_forecast_says(words, tmp_path):
+    options = [*words, "train.batch_size=4"]
+    run = assemble(load(REGISTRY, overrides=options), REGISTRY, RunFolder(tmp_path / "out"))
+    assert saving(run, {"train.batch_size": "2"}) is None
+    run.forecast = make_forecast(run)
+    assert saving(run, {"train.batch_size": "2", "train.gradient_accumulation": "2"}) > 0
+    assert run.options.train.batch_size == 4
+    assert saving(run, {"data.resolution": "32"}) is None

@@ -47,6 +47,7 @@ def test_tensors_without_values_count_as_those_with_them(dtype):
         lambda x: torch.nn.functional.layer_norm(x, (4,)),
         lambda x: torch.cat([x, x + 1.0], dim=1),
         lambda x: (x.to(torch.bfloat16) * x).sum(0),
+        lambda x: x.new_zeros(2, 3, device="cpu"),
         lambda x: x.mul_(2).view(2, 6),
     ],
 )
