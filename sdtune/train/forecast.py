@@ -101,7 +101,7 @@ class Forecast:
 
 
 def make_forecast(run: Run) -> Forecast:
-    """Tell what an assembled run will take; about two seconds of work, and no GPU is needed."""
+    """Tell what an assembled run will take; one to three seconds of work, and no GPU is needed."""
     has_text_cache = uses_text_cache(run)
     footprint = measure(run, uses_text_cache=has_text_cache)
     flops = footprint.flops * run.options.train.gradient_accumulation

@@ -58,8 +58,8 @@ def _kind(shape: Shape) -> tuple[int, bool]:
 
 def _probe_shapes(rank: int, is_large: bool) -> tuple[Shape, Shape]:
     if rank == 1:
-        first, second = _VECTORS[is_large]
-        return (first,), (second,)
+        shorter, longer = _VECTORS[is_large]
+        return (shorter,), (longer,)
     first, second = _FROM if is_large else _BELOW
     return first[:rank], second[:rank]
 

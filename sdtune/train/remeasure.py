@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -33,7 +33,7 @@ def saving(run: Run, changes: Mapping[str, str]) -> int | None:
     """
     if run.forecast is None or not changes.keys() <= _ALONE:
         return None
-    options = run.options
+    options: Any = run.options
     for name, text in changes.items():
         options = put(options, name.split("."), _value(text))
     try:
