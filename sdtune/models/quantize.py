@@ -109,6 +109,13 @@ def _bitsandbytes() -> Any:
     return functional
 
 
+# of a weight: its codes, and a scale in 32 bits for each row, or in 8 bits for each block
+_PACKED_BYTES: dict[Quantization, Callable[[Tensor], int]] = {
+    "int8": lambda weight: weight.numel() + 4 * len(weight),
+    "nf4": lambda weight: weight.numel() // 2 + weight.numel() // _BLOCK,
+}
+
+
 class QuantizedLinear(nn.Linear):
     """A frozen linear layer whose weight is kept in few bits, and looks as if it were not.
 
@@ -188,6 +195,16 @@ def is_quantizable(name: str) -> bool:
 def quantized_layers(model: nn.Module) -> Iterator[QuantizedLinear]:
     """List the packed layers of a model."""
     return (module for module in model.modules() if isinstance(module, QuantizedLinear))
+
+
+def packed_saving(module: nn.Module, form: Quantization | None) -> int:
+    """Tell how many bytes a part as stored would lose by being packed."""
+    if form is None:
+        return 0
+    weights = [
+        layer.weight for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and is_quantizable(name)
+    ]
+    return sum(weight.nbytes - _PACKED_BYTES[form](weight) for weight in weights)
 
 
 def packed_names(module: nn.Module, prefix: str) -> list[str]:

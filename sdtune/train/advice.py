@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,11 +58,12 @@ class Remedy:
     effect: str
     saving_bytes: int | None = None
 
-    def render(self) -> str:
-        """Give one line."""
+    def render(self, missing: int | None = None) -> str:
+        """Give one line; it tells whether the saving is enough where it is known how many bytes are missing."""
         words = " ".join(f"{option}={value}" for option, value in self.changes.items())
         saved = f"saves {_bytes_text(self.saving_bytes)}" if self.saving_bytes else ""
-        about = ", ".join(text for text in (saved, self.effect) if text)
+        enough = "enough by the forecast" if missing and (self.saving_bytes or 0) >= missing else ""
+        about = ", ".join(text for text in (saved, enough, self.effect) if text)
         return f"{words} ({about})"
 
 
@@ -71,7 +73,8 @@ def advise_training(options: CoreOptions, sizes: Sizes, forecast: Forecast | Non
     Args:
         options: The run's options, with their resolution.
         sizes: What the run holds.
-        forecast: Tells what settings save, instead of the estimate here; those that save nothing are left out.
+        forecast: Tells what settings save, where it can, instead of the estimate here; those that save nothing are left
+            out.
     """
     return _judged([*_harmless(options, sizes), *_costly(options, sizes), *_smaller_pictures(options)], forecast)
 
@@ -89,8 +92,11 @@ def advise_encoding(options: CoreOptions, sizes: Sizes, forecast: Forecast | Non
 
 
 def training_hint(run: Run) -> str:
-    """Give the three least harmful remedies for a step that does not fit."""
-    return _render(advise_training(run.options, sizes_of(run)))
+    """Give the three least harmful remedies for a step that does not fit, by a forecast where there is one."""
+    from sdtune.train import remeasure
+
+    remedies = advise_training(run.options, sizes_of(run), partial(remeasure.saving, run))
+    return _render(remedies, remeasure.missing_bytes(run))
 
 
 def encoding_hint(run: Run) -> str:
@@ -110,18 +116,21 @@ def sizes_of(run: Run) -> Sizes:
     )
 
 
-def _render(remedies: Sequence[Remedy]) -> str:
-    return "try " + ", or ".join(remedy.render() for remedy in remedies[:_COUNT])
+def _render(remedies: Sequence[Remedy], missing: int | None = None) -> str:
+    return "try " + ", or ".join(remedy.render(missing) for remedy in remedies[:_COUNT])
 
 
 def _judged(remedies: Sequence[Remedy], forecast: Forecast | None) -> tuple[Remedy, ...]:
     if forecast is None:
         return tuple(remedies)
-    judged = (
-        Remedy(changes=remedy.changes, effect=remedy.effect, saving_bytes=forecast(remedy.changes))
-        for remedy in remedies
-    )
-    return tuple(remedy for remedy in judged if remedy.saving_bytes is None or remedy.saving_bytes > 0)
+    found = []
+    for remedy in remedies:
+        saved = forecast(remedy.changes)
+        if saved is None:
+            found.append(remedy)
+        elif saved > 0:
+            found.append(replace(remedy, saving_bytes=saved))
+    return tuple(found)
 
 
 def _harmless(options: CoreOptions, sizes: Sizes) -> Iterator[Remedy]:

@@ -162,14 +162,15 @@ def _changed(loaded: Loaded, changes: Changes, origin: str) -> Loaded:
     """Give options with other values, and where these come from."""
     options: Options = loaded.options
     for name, value in changes.items():
-        options = _put(options, name.split("."), value)
+        options = put(options, name.split("."), value)
     origins = {**loaded.origins, **dict.fromkeys(changes, origin)}
     return replace(loaded, options=options, origins=origins)  # type: ignore[arg-type]  # of the class it was
 
 
-def _put(options: Options, path: list[str], value: object) -> Options:
+def put(options: Options, path: list[str], value: object) -> Options:
+    """Give options with another value at a place inside."""
     name, *rest = path
-    return options.model_copy(update={name: _put(dict(options)[name], rest, value) if rest else value})
+    return options.model_copy(update={name: put(dict(options)[name], rest, value) if rest else value})
 
 
 def _cache_text(options: CoreOptions) -> Changes:

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sdtune.models.base import Part, join_conditionings
+from sdtune.models.quantize import packed_saving, quantized_layers
 from sdtune.train.live import LiveBytes
 from sdtune.train.objective import make_objective
 from sdtune.train.previews import preview_requests
@@ -33,9 +34,8 @@ class Footprint:
 
     Attributes:
         weights: Each part's weights, loaded as the run loads it; trained ones are not counted.
-        elements: Numbers in all parts, trained ones too.
-        forward: Kept from forward to backward, in a batch of the largest bucket.
-        step: The most that is alive in forward and backward, the gradients included where there is one batch a step.
+        packed: What parts in few bits take less than they do as stored.
+        step: The most that is alive in forward and backward, with all gradients where they are there together.
         encode: The most for one image's latents (of `data.cache.vae_batch_size` images while caches are filled).
         text: The most for encoding a caption.
         preview: The most for a preview; 0 without any.
@@ -44,8 +44,7 @@ class Footprint:
     """
 
     weights: dict[Part, int]
-    elements: int
-    forward: int
+    packed: int
     step: int
     encode: int
     text: int
@@ -61,20 +60,24 @@ def measure(run: Run, *, uses_text_cache: bool) -> Footprint:
         run: The run; it is left as it was.
         uses_text_cache: Whether captions come from a cache.
     """
+    hollow = [part for part in PARTS if not run.model.is_loaded(part)]
     with _without_values(run) as fake:
-        weights = {part: _weights(run, part) for part in PARTS}
+        weights = {part: _weights(run, part, is_hollow=part in hollow) for part in PARTS}
         caption = _longest_caption(run)
         with torch.no_grad():
-            text = LiveBytes()
+            text = LiveBytes(fake)
             with text:
                 cond = run.model.encode_prompt([caption])
-            encode = _counted(lambda: _encode(run))
-            preview = _preview(run, cond)
-        step, forward = _step(run, fake, caption, cond if uses_text_cache else None)
+            encode = _counted(fake, lambda: _encode(run))
+            preview = _preview(run, fake, cond)
+        step = _step(run, fake, caption, cond if uses_text_cache else None)
         return Footprint(
             weights=weights,
-            elements=sum(tensor.numel() for part in PARTS for tensor in run.model.part(part).state_dict().values()),
-            forward=forward,
+            packed=sum(
+                _to_be_packed(run, part, part in hollow)
+                + sum(layer.full_nbytes - layer.nbytes for layer in quantized_layers(run.model.part(part)))
+                for part in PARTS
+            ),
             step=step.peak,
             encode=encode.peak,
             text=text.peak,
@@ -102,31 +105,37 @@ def _without_values(run: Run) -> Iterator[FakeTensorMode]:
                 module.training = is_training
 
 
-def _weights(run: Run, part: Part) -> int:
+def _weights(run: Run, part: Part, *, is_hollow: bool) -> int:
     trained = {id(parameter) for parameter in run.parameters().values()}
     module = run.model.part(part)
     tensors = [*module.parameters(), *module.buffers()]
-    return sum({id(tensor): _bytes(tensor) for tensor in tensors if id(tensor) not in trained}.values())
+    whole = sum({id(tensor): _bytes(tensor) for tensor in tensors if id(tensor) not in trained}.values())
+    return whole + sum(layer.nbytes for layer in quantized_layers(module)) - _to_be_packed(run, part, is_hollow)
 
 
-def _step(run: Run, fake: FakeTensorMode, caption: str, cond: Conditioning | None) -> tuple[LiveBytes, int]:
-    """Do forward and backward of the largest batch; give the count, and what forward left alive."""
-    counter, trained = LiveBytes(), list(run.parameters().values())
+def _to_be_packed(run: Run, part: Part, is_hollow: bool) -> int:
+    """Give what a part that is here as stored will lose when it is loaded."""
+    form = run.model.source.options.quantize if is_hollow and part != "vae" else None
+    return packed_saving(run.model.part(part), form)
+
+
+def _step(run: Run, fake: FakeTensorMode, caption: str, cond: Conditioning | None) -> LiveBytes:
+    """Do forward and backward of the largest batch."""
+    counter, trained = LiveBytes(fake), list(run.parameters().values())
     for tensor in [*run.model.parameters(), *run.model.buffers(), *trained]:
         counter.exclude(fake.from_tensor(tensor))
-    is_first = run.options.train.gradient_accumulation == 1
-    hooks = [cast("Any", parameter).register_hook(_keeper(counter, is_kept=is_first)) for parameter in trained]
+    keeps = run.options.train.gradient_accumulation == 1 and not run.options.train.fused_backward
+    hooks = [cast("Any", parameter).register_hook(_keeper(counter, is_kept=keeps)) for parameter in trained]
     module = TrainStep(run.model, run.method, make_objective(run.options, run.model)).train()
     try:
         inputs = _inputs(run, caption, cond)
         with counter:
             losses, _ = module(inputs)
-            forward = counter.live
             torch.autograd.grad(losses.sum(), trained, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
-    return counter, forward
+    return counter
 
 
 def _keeper(counter: LiveBytes, *, is_kept: bool) -> Callable[[Tensor], Tensor]:
@@ -157,7 +166,7 @@ def _inputs(run: Run, caption: str, cond: Conditioning | None) -> StepInputs:
     )
 
 
-def _preview(run: Run, cond: Conditioning) -> int:
+def _preview(run: Run, fake: FakeTensorMode, cond: Conditioning) -> int:
     """Give the most that a preview needs: the UNet for both sides of the guidance, then the VAE."""
     requests = preview_requests(run)
     if not requests:
@@ -168,8 +177,8 @@ def _preview(run: Run, cond: Conditioning) -> int:
     both = _repeated(cond, 1 if requests[0].cfg == 1 else 2)
     x_t = torch.zeros(len(both.hidden), channels, *sides, device=run.device)
     timesteps = torch.zeros(len(x_t), dtype=torch.int64, device=run.device)
-    denoise = _counted(lambda: run.model.denoise(x_t, timesteps, both))
-    decode = _counted(lambda: run.model.decode_latents(x_t[:1]))
+    denoise = _counted(fake, lambda: run.model.denoise(x_t, timesteps, both))
+    decode = _counted(fake, lambda: run.model.decode_latents(x_t[:1]))
     return max(denoise.peak, decode.peak)
 
 
@@ -180,8 +189,8 @@ def _encode(run: Run) -> object:
     return run.model.encode_images(torch.zeros(count, 3, size.height, size.width, device=run.device))
 
 
-def _counted(compute: Callable[[], object]) -> LiveBytes:
-    counter = LiveBytes()
+def _counted(fake: FakeTensorMode, compute: Callable[[], object]) -> LiveBytes:
+    counter = LiveBytes(fake)
     with counter:
         compute()
     return counter

@@ -6,12 +6,13 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdtune.export.artifact import PICKLED_KINDS
+from sdtune.config.optimizers import find_entry
 from sdtune.train.footprint import Footprint, measure
 from sdtune.train.inputs import make_builder
 from sdtune.train.memory import CONTEXT_BYTES, peak_memory_bytes, resident_bytes
 from sdtune.train.optimizer_state import state_bytes
 from sdtune.train.previews import preview_requests
+from sdtune.train.space import cached_bytes, disk_need
 from sdtune.train.step_times import StepTime, step_key, step_time
 
 if TYPE_CHECKING:
@@ -22,12 +23,10 @@ if TYPE_CHECKING:
     from sdtune.train.run import Run
 
 logger = logging.getLogger(__name__)
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-_HEADER_BYTES = 100_000  # names and metadata of an exported file
-_PIXEL_BYTES = 2  # of a PNG with much detail
-# fitted to six runs of benchmarks/memory.py (torch 2.13, glibc): no count of live tensors sees this
-_KERNELS_BYTES, _GAPS, _GAPS_CHECKPOINTED = 60_000_000, 0.25, 1.25
-_LOG_BYTES = 1_000  # a step in metrics.jsonl and TensorBoard together
+# Of a CPU's resident size, beyond live tensors; measured, see benchmarks/README.md. glibc keeps freed blocks for the
+# next step, and where tensors of many sizes come and go they leave gaps: shares of what a step needs at most.
+_LATER_BYTES = 45_000_000  # libraries and kernels that are loaded after the plan
+_GAPS, _GAPS_CHECKPOINTED = 0.25, 1.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +101,7 @@ class Forecast:
 
 
 def make_forecast(run: Run) -> Forecast:
-    """Tell what an assembled run will take; about two seconds of work, and no GPU is needed."""
+    """Tell what an assembled run will take; one to three seconds of work, and no GPU is needed."""
     has_text_cache = uses_text_cache(run)
     footprint = measure(run, uses_text_cache=has_text_cache)
     flops = footprint.flops * run.options.train.gradient_accumulation
@@ -110,7 +109,7 @@ def make_forecast(run: Run) -> Forecast:
     return Forecast(
         device=run.device.type,
         phases=tuple(_phases(run, footprint, has_text_cache=has_text_cache)),
-        disk={kind: count for kind, count in disk_forecast(run, footprint).items() if count},
+        disk=disk_need(run, footprint.conditioning).kinds(),
         flops=flops,
         step_seconds=found.seconds if isinstance(found, StepTime) else None,
         time_source=found.source if isinstance(found, StepTime) else "",
@@ -140,9 +139,10 @@ def _phases(run: Run, footprint: Footprint, *, has_text_cache: bool) -> list[Pha
     has_latents, requests = options.data.cache.latents != "off", preview_requests(run)
     resident = base | ({} if has_text_cache else text) | (own_vae if requests or not has_latents else {})
     resident |= _kept(run, footprint)
-    gradients, encode = trained["trained"], 0 if has_latents else footprint.encode
+    gradients = 0 if options.train.fused_backward else trained["trained"]
+    encode = 0 if has_latents else footprint.encode
     accumulated = gradients if options.train.gradient_accumulation > 1 else 0
-    work = max(footprint.step + accumulated, gradients, encode)
+    work = max(footprint.step + accumulated, gradients + _widened(run), encode)
     training = {"activations and gradients": work} | _heap(run, footprint)
     phases = [Phase(name="training", parts=resident | training)]
     if has_text_cache:
@@ -152,19 +152,30 @@ def _phases(run: Run, footprint: Footprint, *, has_text_cache: bool) -> list[Pha
     if requests:
         phases.append(Phase(name="drawing previews", parts=resident | {"activations": footprint.preview}))
     if options.output.certify:
-        second = {"the base model again": sum(_whole(run, footprint).values())}
+        second = {"the base model again": sum(_whole(run, footprint).values()) + footprint.packed}
         phases.append(Phase(name="reading the files back", parts=resident | second))
     return phases
 
 
 def _heap(run: Run, footprint: Footprint) -> dict[str, int]:
-    """Give what a CPU's resident size has beyond live tensors: buffers of kernels, and gaps in the heap."""
+    """Give what a CPU's resident size has beyond live tensors."""
     if run.device.type != "cpu":
         return {}
     train = run.options.train
-    gradients = _sum(run.parameters().values()) if train.gradient_accumulation == 1 else 0
+    keeps = train.gradient_accumulation == 1 and not train.fused_backward
+    gradients = _sum(run.parameters().values()) if keeps else 0
     share = _GAPS_CHECKPOINTED if train.gradient_checkpointing else _GAPS
-    return {"heap": _KERNELS_BYTES + int(share * max(0, footprint.step - gradients))}
+    return {"libraries": _LATER_BYTES, "gaps in the heap": int(share * max(0, footprint.step - gradients))}
+
+
+def _widened(run: Run) -> int:
+    """Give what an update of weights in bfloat16 needs: weight, gradient and state in float32, one by one if it may."""
+    train, entry = run.options.train, find_entry(run.options.train.optimizer.name)
+    if train.weights == "fp32":
+        return 0
+    counts = [parameter.numel() for parameter in run.parameters().values()]
+    state = 0 if entry.has_own_state else 2 * state_bytes(run.groups, train) // sum(counts)
+    return (sum(counts) if entry.is_joint else max(counts)) * (4 + 4 + state)
 
 
 def _whole(run: Run, footprint: Footprint) -> dict[str, int]:
@@ -184,30 +195,9 @@ def _kept(run: Run, footprint: Footprint) -> dict[str, int]:
     if options.train.ema.decay is not None:
         kept["average"] = sum(parameter.numel() * 4 for parameter in run.parameters().values())
     if run.device.type == "cpu":
-        cached = _cached(run, footprint.conditioning)
+        cached = cached_bytes(run, footprint.conditioning)
         kept["caches"] = sum(cached[kind] for kind, mode in _modes(run).items() if mode == "ram")
     return {name: count for name, count in kept.items() if count}
-
-
-def disk_forecast(run: Run, footprint: Footprint) -> dict[str, int]:
-    """Tell what a run will write, at most: kind of file to bytes."""
-    options, table = run.options, run.timetable
-    trained = _sum(run.parameters().values())
-    averages = trained if options.train.ema.decay is not None else 0
-    saves = 1 + (table.steps // options.save.every_steps if options.save.every_steps else 0)
-    every = options.save.every_epochs
-    exports = 1 + (table.epochs // every if every else 0)
-    exports *= 2 if averages and options.train.ema.export == "both" else 1
-    copies = (options.output.webui_dir is not None) + (options.output.comfyui_dir is not None)
-    cached = _cached(run, footprint.conditioning)
-    checkpoint = trained + averages + state_bytes(run.groups, options.train)
-    return {
-        "checkpoints": checkpoint * min(saves, options.save.keep + 1),
-        "exports": (exports + copies) * (_export_bytes(run, footprint) + _HEADER_BYTES),
-        "caches": sum(cached[kind] for kind, mode in _modes(run).items() if mode == "disk"),
-        "previews": _preview_bytes(run),
-        "logs": table.steps // options.log.every_steps * _LOG_BYTES,
-    }
 
 
 def _modes(run: Run) -> dict[str, str]:
@@ -215,31 +205,8 @@ def _modes(run: Run) -> dict[str, str]:
     return {"latents": cache.latents, "text": cache.text if uses_text_cache(run) else "off"}
 
 
-def _cached(run: Run, conditioning: int) -> dict[str, int]:
-    """Give the bytes of both caches when they are full; what is there already is counted too."""
-    builder, factor = make_builder(run, None), run.model.latent_factor
-    pixels = [item.placement.bucket.width * item.placement.bucket.height for item in builder.latent_items()]
-    latents = sum(pixels) // factor**2 * run.model.latent_channels * 2 * 4
-    return {"latents": latents, "text": len(builder.fixed_captions() or ()) * conditioning}
-
-
 def _exports_whole(run: Run) -> bool:
     return run.method.kind == "checkpoint"
-
-
-def _export_bytes(run: Run, footprint: Footprint) -> int:
-    dtype = 4 if run.method.kind in PICKLED_KINDS else _BYTES[run.options.save.dtype]
-    if _exports_whole(run):
-        return footprint.elements * dtype
-    return sum(parameter.numel() for parameter in run.parameters().values()) * dtype
-
-
-def _preview_bytes(run: Run) -> int:
-    options, table = run.options.preview, run.timetable
-    times = 2 + (table.steps // options.every_steps if options.every_steps else 0)
-    times += table.epochs // options.every_epochs if options.every_epochs else 0
-    pixels = sum(request.size.width * request.size.height for request in preview_requests(run))
-    return 2 * times * pixels * _PIXEL_BYTES  # each alone and in the grid
 
 
 def _overhead(run: Run) -> int:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import torch
-from torch import nn
 
 from sdtune.data.tensor_store import cache_folder
 from sdtune.errors import PlatformError
@@ -18,18 +14,22 @@ from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.files import free_bytes, show_bytes
 from sdtune.models.tensors import read_header
 from sdtune.train.checkpoint import list_checkpoints
-from sdtune.train.method import ParamGroup
-from sdtune.train.optimizers import build_optimizer
+from sdtune.train.optimizer_state import state_bytes
+from sdtune.train.previews import preview_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from sdtune.train.run import Run
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-_EIGHT_BIT_FROM = 4096  # numbers in a parameter; smaller ones have states of 32 bits in 8-bit optimizers too
 _TEXT_BYTES = 77 * 2048 * 4  # hidden states of 75 tokens, SDXL's; other families have fewer
+_NAME_BYTES = 160  # a tensor's entry in a file's header: its name, shape and place
+_STATE_NAME_BYTES = 900  # of each parameter, in a checkpoint's record and before the optimizer's tensors
+_METADATA_BYTES = 8_000  # of an exported file, and a checkpoint's record
+_PIXEL_BYTES = 2  # of a PNG with much detail
+_LOG_BYTES = 1_000  # a step in metrics.jsonl and TensorBoard together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,40 +40,85 @@ class DiskNeed:
         checkpoint: One checkpoint.
         checkpoints: All that lie there at once: those that are kept, and one more while it is written.
         exports: Finished files, of epochs too.
+        copies: Finished files once more, in other programs' folders.
         latents: Cache of latents; 0 when it is in memory.
         texts: Cache of text; 0 when it is in memory.
+        previews: Pictures.
+        logs: Numbers of each step.
     """
 
     checkpoint: int
     checkpoints: int
     exports: int
+    copies: int
     latents: int
     texts: int
+    previews: int
+    logs: int
 
     @property
     def caches(self) -> int:
         """What goes into the cache folder."""
         return self.latents + self.texts
 
+    def kinds(self) -> dict[str, int]:
+        """Give kind to bytes, without what the run does not write."""
+        found = {
+            "checkpoints": self.checkpoints,
+            "exports": self.exports,
+            "copies": self.copies,
+            "caches": self.caches,
+            "previews": self.previews,
+            "logs": self.logs,
+        }
+        return {kind: count for kind, count in found.items() if count}
 
-def disk_need(run: Run) -> DiskNeed:
-    """Compute what a run writes into an empty folder and an empty cache; nothing is read or written but headers."""
-    sizes = [parameter.numel() for parameter in run.parameters().values()]
-    numbers = sum(sizes)
-    has_average = run.options.train.ema.decay is not None
-    checkpoint = numbers * 4 * (2 if has_average else 1) + _optimizer_bytes(run, sizes)
+
+def disk_need(run: Run, caption_bytes: int | None = None) -> DiskNeed:
+    """Compute what a run writes into an empty folder and an empty cache; nothing is read or written but headers.
+
+    Args:
+        run: The run.
+        caption_bytes: One cached caption; None: as many as the largest family has.
+    """
+    options, file = run.options, _file_bytes(run)
+    checkpoint, cached = checkpoint_bytes(run), cached_bytes(run, caption_bytes)
+    targets = [folder for folder in (options.output.webui_dir, options.output.comfyui_dir) if folder is not None]
     return DiskNeed(
         checkpoint=checkpoint,
-        checkpoints=checkpoint * min(run.options.save.keep + 1, run.timetable.steps),
-        exports=_file_bytes(run, numbers) * _count_files(run),
-        latents=_latent_bytes(run) if run.options.data.cache.latents == "disk" else 0,
-        texts=_text_bytes(run) if run.options.data.cache.text == "disk" and not run.trains_text else 0,
+        checkpoints=checkpoint * min(options.save.keep + 1, run.timetable.steps),
+        exports=file * _count_files(run),
+        copies=file * len(targets),
+        latents=cached["latents"] if options.data.cache.latents == "disk" else 0,
+        texts=cached["text"] if options.data.cache.text == "disk" and not run.trains_text else 0,
+        previews=_preview_bytes(run),
+        logs=run.timetable.steps // options.log.every_steps * _LOG_BYTES,
     )
+
+
+def checkpoint_bytes(run: Run) -> int:
+    """Compute the size of one checkpoint: weights, their average, the optimizer's state."""
+    parameters = run.parameters()
+    weights = sum(parameter.nbytes for parameter in parameters.values())
+    has_average = run.options.train.ema.decay is not None
+    average = sum(parameter.numel() * 4 for parameter in parameters.values()) if has_average else 0
+    names = _names_bytes(run) + len(parameters) * _STATE_NAME_BYTES
+    return weights + average + state_bytes(run.groups, run.options.train) + _METADATA_BYTES + names
+
+
+def cached_bytes(run: Run, caption_bytes: int | None = None) -> dict[str, int]:
+    """Compute what full caches of `latents` and of `text` hold: in float32, mean and std of each picture."""
+    numbers = run.model.latent_channels / run.model.latent_factor**2
+    pixels = sum(place.bucket.width * place.bucket.height for place in run.placements)
+    captions = {image.caption for image in run.index.images} | set(run.options.preview.prompts)
+    each = caption_bytes or run.model.source.options.chunks * _TEXT_BYTES
+    latents = math.ceil(pixels * (2 if run.options.data.flip else 1) * numbers) * 2 * 4
+    return {"latents": latents, "text": len(captions) * each}
 
 
 def describe_saving(run: Run) -> str:
     """Tell how often the run is saved, and what a crash costs."""
-    save, size = run.options.save, show_bytes(disk_need(run).checkpoint)
+    save, size = run.options.save, show_bytes(checkpoint_bytes(run))
     every = [f"every {save.every_steps} steps"] if save.every_steps else []
     every += [f"every {save.every_minutes:g} minutes"] if save.every_minutes else []
     kept = f"{size} each, {save.keep} kept"
@@ -92,7 +137,7 @@ def check_space(run: Run) -> None:
     need, cache = disk_need(run), cache_folder(run.options.data.cache)
     here = {
         "checkpoints": need.checkpoints - _written(list_checkpoints(run.folder.checkpoints)),
-        "files": need.exports - _written(run.folder.exports.glob("*")),
+        "exports": need.exports - _written(run.folder.exports.glob("*")),
     }
     wanted = {run.folder.path: here, cache: {"caches": _caches_to_come(need.caches, cache)}}
     for path, kinds in _by_disk(wanted).items():
@@ -142,28 +187,24 @@ def _written(paths: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _optimizer_bytes(run: Run, sizes: Sequence[int]) -> int:
-    small, large = _optimizer_share(run, side=32), _optimizer_share(run, side=128)
-    return math.ceil(sum(size * 4 * (small if size < _EIGHT_BIT_FROM else large) for size in sizes))
+def _names_bytes(run: Run) -> int:
+    return len(run.parameters()) * _NAME_BYTES
 
 
-def _optimizer_share(run: Run, *, side: int) -> float:
-    """Measure the optimizer's state on a square parameter: bytes for each byte of it."""
-    trial = nn.Parameter(torch.ones(side, side, device=run.device))
-    group = ParamGroup(name="trial", part="unet", params={"trial": trial}, lr=1e-4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        optimizer = build_optimizer([group], run.options.train)
-        trial.grad = torch.full_like(trial, 1e-3)
-        optimizer.step()
-    states = (value for value in optimizer.state[trial].values() if isinstance(value, torch.Tensor))
-    return sum(state.nbytes for state in states) / trial.nbytes
+def _file_bytes(run: Run) -> int:
+    kind, dtype = run.method.kind, _BYTES[run.options.save.dtype]
+    if kind == "checkpoint":
+        return _base_numbers(run.model.source.path) * dtype
+    numbers = sum(parameter.numel() for parameter in run.parameters().values())
+    return numbers * (4 if kind in PICKLED_KINDS else dtype) + _METADATA_BYTES + _names_bytes(run)
 
 
-def _file_bytes(run: Run, numbers: int) -> int:
-    if run.method.kind == "checkpoint":
-        return _base_numbers(run.model.source.path) * _BYTES[run.options.save.dtype]
-    return numbers * (4 if run.method.kind in PICKLED_KINDS else _BYTES[run.options.save.dtype])
+def _preview_bytes(run: Run) -> int:
+    options, table = run.options.preview, run.timetable
+    times = 2 + (table.steps // options.every_steps if options.every_steps else 0)
+    times += table.epochs // options.every_epochs if options.every_epochs else 0
+    pixels = sum(request.size.width * request.size.height for request in preview_requests(run))
+    return 2 * times * pixels * _PIXEL_BYTES  # each alone and in the grid
 
 
 def _count_files(run: Run) -> int:
@@ -174,18 +215,8 @@ def _count_files(run: Run) -> int:
 
 
 def _base_numbers(path: Path) -> int:
-    """Count the numbers in a base model's files; 0 where they are not safetensors."""
-    files = path.rglob("*.safetensors") if path.is_dir() else [path] if path.suffix == ".safetensors" else []
+    """Count the numbers in a base model's files; of pickled ones, as many as 16 bits each would be."""
+    if path.is_file() and path.suffix != ".safetensors":
+        return path.stat().st_size // 2
+    files = path.rglob("*.safetensors") if path.is_dir() else [path]
     return sum(math.prod(shape) for file in files for shape in read_header(file).shapes.values())
-
-
-def _latent_bytes(run: Run) -> int:
-    """Count mean and std, float32, of each picture the VAE sees."""
-    numbers = run.model.latent_channels / run.model.latent_factor**2
-    pixels = sum(place.bucket.width * place.bucket.height for place in run.placements)
-    return math.ceil(pixels * (2 if run.options.data.flip else 1) * numbers) * 2 * 4
-
-
-def _text_bytes(run: Run) -> int:
-    captions = {image.caption for image in run.index.images} | set(run.options.preview.prompts)
-    return len(captions) * run.model.source.options.chunks * _TEXT_BYTES

@@ -32,7 +32,15 @@ def sdtune(model, tmp_path, capsys):
     def call(*words, method="lora"):
         words = [
             *("train", "--method", method, "--model", str(model), "--output", str(tmp_path / "out")),
-            *("--resolution", "64", "--steps", "2", "data.cache.latents=ram", "log.tensorboard=false"),
+            *(
+                "--resolution",
+                "64",
+                "--steps",
+                "2",
+                "data.cache.latents=ram",
+                "log.tensorboard=false",
+                "log.forecast=false",
+            ),
             *words,
         ]
         code = run(words, Registry.from_plugins([sdtune_lora]))

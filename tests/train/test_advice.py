@@ -7,7 +7,7 @@ import pytest
 import sdtune_lora
 from sdtune.config.compose import load
 from sdtune.plugins import Registry
-from sdtune.train.advice import Sizes, advise_encoding, advise_training
+from sdtune.train.advice import Remedy, Sizes, advise_encoding, advise_training
 
 SIZES = Sizes(
     unet_bytes=4 * 860_000_000,
@@ -78,3 +78,15 @@ def test_smaller_pictures_keep_their_shape_and_get_smaller(registry):
 def test_a_forecast_decides_what_saves_anything(registry):
     found = advise_training(options(registry), SIZES, lambda changes: 5 * ("train.precision" in changes))
     assert [remedy.saving_bytes for remedy in found] == [5]
+
+
+def test_what_no_forecast_knows_is_estimated(registry):
+    plain = advise_training(options(registry), SIZES)
+    assert advise_training(options(registry), SIZES, lambda _: None) == plain
+
+
+def test_a_saving_that_is_enough_is_named():
+    remedy = Remedy(changes={"train.batch_size": "1"}, effect="fewer", saving_bytes=2 * 10**9)
+    assert "enough by the forecast" in remedy.render(10**9)
+    assert "enough" not in remedy.render(3 * 10**9)
+    assert "enough" not in remedy.render()

@@ -64,6 +64,7 @@ def test_what_fits_stays_as_it_was(words, gigabytes):
     assert loaded.options.output.certify
 
 
+@pytest.mark.slow
 def test_changes_are_made_until_it_fits_and_told(words, gigabytes):
     loaded, run = fit(words, 6 * 10**9)
     assert not loaded.options.output.certify
@@ -74,12 +75,14 @@ def test_changes_are_made_until_it_fits_and_told(words, gigabytes):
     )
 
 
+@pytest.mark.slow
 def test_what_the_user_gave_is_left_alone(words, gigabytes):
     loaded, _ = fit(words, 4 * 10**9, "output.certify=true")
     assert loaded.options.output.certify
     assert loaded.options.train.gradient_checkpointing
 
 
+@pytest.mark.slow
 def test_a_batch_is_split_and_the_step_keeps_its_images(words, gigabytes):
     flags = [Setting(option="train.batch_size", value="6", flag="--batch-size")]
     loaded, run = fit(words, 4 * 10**9, flags=flags)
@@ -88,6 +91,7 @@ def test_a_batch_is_split_and_the_step_keeps_its_images(words, gigabytes):
     assert run.options == loaded.options.model_copy(update={"data": run.options.data})
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_refused_with_the_least_there_is(words, gigabytes):
     with pytest.raises(OutOfMemoryError, match=r"the least that was found is 1\.00 GB, while training") as caught:
         fit(words, 10**9 // 2)

@@ -5,16 +5,20 @@ import json
 import pytest
 import torch
 
+import sdtune_dreambooth
+import sdtune_hypernetwork
 import sdtune_lora
+import sdtune_textual_inversion
 from sdtune.config.compose import load
 from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command, train
-from sdtune.testing.tiny import tiny_sd1
+from sdtune.testing.tiny import tiny_model, tiny_sd1
 from sdtune.train.assembly import assemble
 from sdtune.train.folder import RunFolder
 from sdtune.train.footprint import measure
 from sdtune.train.forecast import duration, make_forecast, size
+from sdtune.train.remeasure import saving
 
 PLUGINS = [sdtune_lora]
 REGISTRY = Registry.from_plugins(PLUGINS)
@@ -47,6 +51,7 @@ def forecast(run):
     return make_forecast(run)
 
 
+@pytest.mark.slow
 def test_a_forecast_leaves_the_run_as_it_was(run):
     before = {name: (p.data_ptr(), p.requires_grad, p.grad) for name, p in run.model.named_parameters()}
     modes = [module.training for module in run.model.modules()]
@@ -58,11 +63,13 @@ def test_a_forecast_leaves_the_run_as_it_was(run):
     assert not run.model.is_loaded("vae")
 
 
+@pytest.mark.slow
 def test_the_peak_is_the_largest_phase(forecast):
     assert forecast.peak.total == max(phase.total for phase in forecast.phases)
     assert forecast.peak.total == sum(forecast.peak.parts.values())
 
 
+@pytest.mark.slow
 def test_weights_are_those_that_are_loaded(run, forecast):
     module = run.model.part("unet")
     trained = {id(parameter) for parameter in run.parameters().values()}
@@ -70,6 +77,7 @@ def test_weights_are_those_that_are_loaded(run, forecast):
     assert forecast.phases[0].parts["unet"] == own
 
 
+@pytest.mark.slow
 def test_the_plan_tells_memory_disk_and_time(forecast):
     facts = forecast.facts()
     assert "while" in facts["memory"]
@@ -118,3 +126,68 @@ def test_a_second_run_knows_its_time(words, tmp_path, monkeypatch, capsys):
     assert "(measured on this machine)" in capsys.readouterr().out
     assert command(PLUGINS, "plan", "--batch-size", "2", *words) == 0
     assert "(from a run at 64x64, 1 x 1)" in capsys.readouterr().out
+
+
+def parts_of(words, tmp_path, *more):
+    run = assemble(load(REGISTRY, overrides=[*words, *more]), REGISTRY, RunFolder(tmp_path / "out"))
+    return make_forecast(run).phases[0].parts
+
+
+@pytest.mark.slow
+def test_packed_weights_are_counted_as_they_are(words, tmp_path):
+    run = assemble(load(REGISTRY, overrides=[*words, "model.quantize=int8"]), REGISTRY, RunFolder(tmp_path / "out"))
+    foretold = measure(run, uses_text_cache=False)
+    assert foretold.packed > 0
+    hollow = foretold.weights["text_encoder"]
+    run.model.load("text_encoder")
+    assert measure(run, uses_text_cache=False).weights["text_encoder"] == hollow
+
+
+@pytest.mark.slow
+def test_weights_in_16_bits_halve_what_is_trained(words, tmp_path):
+    wide, narrow = (parts_of(words, tmp_path, f"train.weights={dtype}") for dtype in ("fp32", "bf16"))
+    assert narrow["trained"] == wide["trained"] / 2
+    assert narrow["optimizer"] == pytest.approx(wide["optimizer"] / 2, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_step_within_backward_keeps_no_gradients(words, tmp_path):
+    words = [word for word in words if not word.startswith(("method", "lora"))] + ["method=dreambooth"]
+    registry = Registry.from_plugins([sdtune_dreambooth])
+    steps = []
+    for fused in ("false", "true"):
+        options = [*words, "train.max_grad_norm=0", f"train.fused_backward={fused}"]
+        run = assemble(load(registry, overrides=options), registry, RunFolder(tmp_path / "out"))
+        steps.append(measure(run, uses_text_cache=True).step)
+    trained = sum(parameter.nbytes for parameter in run.parameters().values())
+    assert steps[1] < steps[0] - trained / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_every_family_has_a_forecast(words, tmp_path, family):
+    tiny_model(tmp_path / "tiny", family)
+    forecast = parts_of(words, tmp_path, f"model.path={tmp_path / 'tiny'}")
+    assert forecast["activations and gradients"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["textual_inversion", "hypernetwork", "dreambooth"])
+def test_every_method_has_a_forecast(words, tmp_path, name):
+    registry = Registry.from_plugins([sdtune_textual_inversion, sdtune_hypernetwork, sdtune_dreambooth])
+    own = ["textual_inversion.token=zwx"] if name == "textual_inversion" else []
+    options = [word for word in words if not word.startswith(("method", "lora"))] + [f"method={name}", *own]
+    given = [*options, "data.captions=class_text", "data.class_text=photo of zwx dog"]
+    run = assemble(load(registry, overrides=given), registry, RunFolder(tmp_path / "out"))
+    assert measure(run, uses_text_cache=not run.trains_text).step > 0
+
+
+@pytest.mark.slow
+def test_a_smaller_batch_saves_what_a_forecast_says(words, tmp_path):
+    options = [*words, "train.batch_size=4"]
+    run = assemble(load(REGISTRY, overrides=options), REGISTRY, RunFolder(tmp_path / "out"))
+    assert saving(run, {"train.batch_size": "2"}) is None
+    run.forecast = make_forecast(run)
+    assert saving(run, {"train.batch_size": "2", "train.gradient_accumulation": "2"}) > 0
+    assert run.options.train.batch_size == 4
+    assert saving(run, {"data.resolution": "32"}) is None

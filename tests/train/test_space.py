@@ -47,7 +47,9 @@ def size_of(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("train.ema.decay=0.9",), ("train.optimizer.name=adamw8bit",)])
+@pytest.mark.parametrize(
+    "more", [(), ("train.ema.decay=0.9",), ("train.optimizer.name=adamw8bit",), ("train.weights=bf16",)]
+)
 def test_the_estimate_is_what_is_written(options, tmp_path, more):
     words = [*options, *more, f"output.dir={tmp_path / 'run'}", "save.every_steps=1"]
     need = disk_need(assembled(*words))
@@ -55,7 +57,7 @@ def test_the_estimate_is_what_is_written(options, tmp_path, more):
     written = [size_of(path) for path in list_checkpoints(run.folder.checkpoints)]
     assert need.checkpoint == pytest.approx(written[0], rel=0.1)
     assert need.checkpoints == 3 * need.checkpoint
-    assert need.exports == pytest.approx(size_of(run.folder.exports), rel=0.25)  # a small file is half names
+    assert need.exports == pytest.approx(size_of(run.folder.exports), rel=0.15)  # a small file is half names
 
 
 @pytest.mark.slow
@@ -73,7 +75,7 @@ def test_each_kind_is_counted(options):
 def test_too_little_is_told_by_kind(options, monkeypatch):
     run = assembled(*options)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(PlatformError, match=r"about .* \(checkpoints .*, files .*\), and 1 kB are free; make room"):
+    with pytest.raises(PlatformError, match=r"about .* \(checkpoints .*, exports .*\), and 1 kB are free; make room"):
         check_space(run)
 
 
