@@ -80,9 +80,8 @@ def _lost_weight(original, *args, **named):
     return original(*args, **{**named, "weights": weights})
 
 
-def _norm_of_parts(original, parameters, limit, **named):
-    values = list(parameters)
-    return original(values[:-1], limit, **named)
+def _norm_of_parts(original, gradients, **named):
+    return original(gradients[:-1], **named)
 
 
 _SD1, _SD2, _SDXL = StableDiffusion1, StableDiffusion2, StableDiffusionXL
@@ -121,7 +120,7 @@ _PATCHES: dict[str, tuple[str, Patch]] = {
     "noise of the neighbour in the batch": ("sd2-textual_inversion", _around(Drawer, "draw", _noise_of_the_neighbour)),
     "a gradient is left out of the norm": (
         "sd2-textual_inversion",
-        _around(torch.nn.utils, "clip_grad_norm_", _norm_of_parts),
+        _around(torch.nn.utils, "get_total_norm", _norm_of_parts),
     ),
     "top and left of the crop swapped": ("sdxl-lora", _around(batches, "describe_size", _swapped_sides)),
 }
