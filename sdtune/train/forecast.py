@@ -151,6 +151,9 @@ def _phases(run: Run, footprint: Footprint, *, has_text_cache: bool) -> list[Pha
         phases.append(Phase(name="encoding images", parts=base | text | own_vae | {"activations": footprint.encode}))
     if requests:
         phases.append(Phase(name="drawing previews", parts=resident | {"activations": footprint.preview}))
+    if run.device.type == "cpu":
+        copied = max(state_bytes(run.groups, options.train), trained["trained"])
+        phases.append(Phase(name="saving", parts=resident | {"libraries": _LATER_BYTES, "a copy for the file": copied}))
     if options.output.certify:
         second = {"the base model again": sum(_whole(run, footprint).values()) + footprint.packed}
         phases.append(Phase(name="reading the files back", parts=resident | second))
