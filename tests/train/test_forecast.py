@@ -47,8 +47,10 @@ def run(words, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def forecast(run):
-    return make_forecast(run)
+def forecast(run, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDTUNE_CACHE_DIR", str(tmp_path_factory.mktemp("no-times")))
+        return make_forecast(run)
 
 
 @pytest.mark.slow
