@@ -135,6 +135,7 @@ def test_missing_captions_ask_for_a_choice(sdtune, images):
     assert "data.captions=class_text" in err
 
 
+@pytest.mark.slow
 def test_stopping_exits_75_and_resuming_goes_on(sdtune, images, tmp_path, capsys):
     code, _, err = sdtune("--data", str(images), "--stop-after", "1")
     assert code == 75
@@ -143,6 +144,7 @@ def test_stopping_exits_75_and_resuming_goes_on(sdtune, images, tmp_path, capsys
     assert "going on after step 1 of 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten_unasked(sdtune, images):
     assert sdtune("--data", str(images))[0] == 0
     code, _, err = sdtune("--data", str(images))

@@ -65,6 +65,7 @@ def test_an_old_folders_bin_is_read(folder, tiny_folder, open_sd, part, stem, na
     assert open_sd(folder).part_digest(part) == open_sd(tiny_folder).part_digest(part)
 
 
+@pytest.mark.slow
 def test_a_ckpt_is_the_model_of_its_safetensors(tiny_file, tmp_path, open_sd):
     shutil.copytree(tiny_file.parent / "tokenizer", tmp_path / "tokenizer")
     torch.save({"state_dict": load_file(tiny_file), "epoch": 3, "global_step": 840_000}, tmp_path / "m.ckpt")

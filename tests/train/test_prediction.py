@@ -54,6 +54,7 @@ ZERO_SNR_V = ("model.prediction=v_prediction", "model.zero_terminal_snr=true")
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_karras", "euler_a", "ddim"])
+@pytest.mark.slow
 def test_two_steps_from_pure_noise_keep_losses_and_pictures_finite(run, sampler):
     previews = ("preview.prompts=[a dog]", f"preview.sampler={sampler}", "preview.steps=3")
     done = run("sd2", "method=lora", "lora.rank=2", *previews, *ZERO_SNR_V)

@@ -104,6 +104,7 @@ def test_the_loss_is_the_mean_of_weighted_samples_whatever_their_order(model_pat
     torch.testing.assert_close(list(found), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_losses_of_subject_and_class_are_logged_apart(tmp_path, options):
     run = train(PLUGINS, *options(tmp_path / "out", "regularization.weight=0.5", "train.batch_size=100"))
     for line in lines(tmp_path / "out"):
@@ -111,11 +112,13 @@ def test_losses_of_subject_and_class_are_logged_apart(tmp_path, options):
     assert sum(rotation.visits for rotation in run.rotations) == run.index.visits == 6
 
 
+@pytest.mark.slow
 def test_without_regularization_nothing_is_split(tmp_path, options):
     train(PLUGINS, *options(tmp_path / "out", "regularization.path=---", "train.epochs=1"))
     assert not {"loss/instance", "loss/prior"} & lines(tmp_path / "out")[0].keys()
 
 
+@pytest.mark.slow
 def test_a_step_without_class_images_logs_none(tmp_path, options):
     train(PLUGINS, *options(tmp_path / "out", "train.batch_size=1", "train.epochs=1"))
     logged = lines(tmp_path / "out")
@@ -143,6 +146,7 @@ def test_resume_repeats_the_uninterrupted_run(tmp_path, options):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_the_file_and_the_plan_tell_of_it_apart(tmp_path, options):
     run = train(PLUGINS, *options(tmp_path / "out", "regularization.weight=0.5", "train.epochs=1"))
     metadata = read_metadata(tmp_path / "out" / "exports" / "dog.safetensors")

@@ -86,6 +86,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path, options):
     assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(tmp_path, options):
     for name, seed in (("one", 0), ("two", 1)):
         train(PLUGINS, *options(tmp_path / name, f"train.seed={seed}"))
@@ -126,6 +127,7 @@ def test_resuming_a_finished_run_does_nothing(tmp_path, options):
     assert (tmp_path / "out" / "run.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_stopping_before_the_first_step_starts_over(tmp_path, options):
     train(PLUGINS, *options(tmp_path / "straight"))
     with pytest.raises(StoppedError):
@@ -153,6 +155,7 @@ def test_a_signal_saves_and_stops(tmp_path, options):
     assert [path.name for path in list_checkpoints(tmp_path / "out" / "checkpoints")] == ["step-00000002"]
 
 
+@pytest.mark.slow
 def test_two_batches_of_one_are_a_batch_of_two(tmp_path, options):
     write_images(tmp_path / "images", 2)
     both = (f"data.path={tmp_path / 'images'}", "train.lr=1e-5", "train.steps=3")  # both images are in every step
@@ -163,12 +166,14 @@ def test_two_batches_of_one_are_a_batch_of_two(tmp_path, options):
     assert numbers(tmp_path / "one", "grad_norm") == pytest.approx(numbers(tmp_path / "two", "grad_norm"), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_caches_change_no_bit(tmp_path, options):
     train(PLUGINS, *options(tmp_path / "cached"))
     train(PLUGINS, *options(tmp_path / "direct", "data.cache.latents=off", "data.cache.text=off"))
     assert losses(tmp_path / "cached") == losses(tmp_path / "direct")
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(tmp_path, options):
     train(PLUGINS, *options(tmp_path / "plain"))
     train(PLUGINS, *options(tmp_path / "checkpointed", "train.gradient_checkpointing=true"))
@@ -204,18 +209,21 @@ def test_nothing_is_left_of_a_run_that_cannot_start(tmp_path, options):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_epochs_are_exported(tmp_path, options):
     train(PLUGINS, *options(tmp_path / "out", "train.steps=null", "train.epochs=2", "save.every_epochs=1"))
     names = sorted(path.name for path in (tmp_path / "out" / "exports").iterdir())
     assert names == ["thing-000001.safetensors", "thing.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_run_ends_with_its_rates(tmp_path, options):
     run = train(PLUGINS, *options(tmp_path / "run", "train.steps=---", "train.lr='1e-2:2, 1e-3:4'"))
     assert run.timetable.steps == 4
     assert numbers(tmp_path / "run", "lr/unet") == [1e-2, 1e-2, 1e-3, 1e-3]
 
 
+@pytest.mark.slow
 def test_a_part_that_stopped_keeps_its_last_bit(tmp_path, options):
     more = ["lora.text_encoder=true", "lora.text_encoder_stop=0.5", "train.optimizer.weight_decay=0.1"]
     run = train(PLUGINS, *options(tmp_path / "run", *more, "save.every_steps=3", "save.keep=9"))
@@ -227,6 +235,7 @@ def test_a_part_that_stopped_keeps_its_last_bit(tmp_path, options):
     assert numbers(tmp_path / "run", "lr/text_encoder")[3:] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_files_hold_the_average_and_the_run_goes_on_with_the_last_step(tmp_path, options):
     run = train(PLUGINS, *options(tmp_path / "run", "train.ema.decay=0.5", "train.ema.export=both"))
     live = train(PLUGINS, *options(tmp_path / "live"))
@@ -237,6 +246,7 @@ def test_files_hold_the_average_and_the_run_goes_on_with_the_last_step(tmp_path,
     assert not all(torch.equal(files["thing.safetensors"][name], plain[name]) for name in plain)
 
 
+@pytest.mark.slow
 def test_the_average_resumes_to_the_last_bit(tmp_path, options):
     whole = train(PLUGINS, *options(tmp_path / "whole", "train.ema.decay=0.9"))
     with pytest.raises(StoppedError):

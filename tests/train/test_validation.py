@@ -125,6 +125,7 @@ def source_items(run):
     return make_held_out_builder(run, None).latent_items()
 
 
+@pytest.mark.slow
 def test_measuring_repeats_itself_and_leaves_no_trace(ready):
     run, source = ready()
     run.model.train()
@@ -183,6 +184,7 @@ def test_training_is_the_same_with_and_without(tmp_path, options, measured, more
     assert same(weights(tmp_path / "with"), weights(tmp_path / "without"))
 
 
+@pytest.mark.slow
 def test_the_best_step_is_a_file_of_its_own(tmp_path, options, measured):
     out = tmp_path / "out"
 

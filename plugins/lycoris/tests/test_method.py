@@ -59,6 +59,7 @@ def test_parameters_have_stable_names(model):
     assert [(group.name, group.modules) for group in groups] == [("unet", 278 + 108), ("text_encoder", 72)]
 
 
+@pytest.mark.slow
 def test_init_depends_on_seed_and_path_alone(make_model):
     alone = parameters(attach(make_model(), text_encoder=False, preset="attn-mlp")[1])
     both = parameters(attach(make_model())[1])

@@ -56,6 +56,7 @@ def test_show_tells_what_a_file_holds(create, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words", [["--lr", "1e-2"], ["--vectors", "2"], ["--token", "newt"]])
+@pytest.mark.slow
 def test_the_methods_flags_set_its_options(words, model, model_path, tmp_path, capsys):
     from sdtune.testing.images import write_images
 

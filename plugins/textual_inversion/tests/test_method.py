@@ -212,6 +212,7 @@ def test_webuis_rates_end_the_run(run):
     assert done.timetable.steps == 3
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(run, tmp_path):
     whole = run("textual_inversion.template=style_filewords", "data.shuffle_tags=true")
     with pytest.raises(Exception, match="stopped after step 2"):
