@@ -155,7 +155,7 @@ def test_a_probe_that_is_stopped_says_how_to_read_it_and_cannot_go_on(sdtune, tm
     def stop_at_step_4(log, step, rates):
         add(log, step, rates)
         if step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)  # SIGINT may be ignored, as in the background of a shell
 
     folder = tmp_path / "runs" / "thing-probe"
     monkeypatch.setattr(RateLog, "add", stop_at_step_4)
