@@ -35,7 +35,8 @@ STEPS = 6
 PLUGINS = (sdtune_dreambooth, sdtune_hypernetwork, sdtune_lora, sdtune_lycoris, sdtune_textual_inversion)
 
 # Relative. Between machines the order of sums in float32 differs: other kernels, vector widths, thread counts. With
-# SSE, AVX2 and AVX-512 kernels, one thread and two, no number of the cases tried was further off than 1.1e-6 (`make.py --spread`).
+# SSE, AVX2 and AVX-512 kernels, one thread and two, no number of the cases tried was further off than 1.1e-6
+# (`make.py --spread`).
 TOLERANCE = 2e-5
 
 COMMON = (
