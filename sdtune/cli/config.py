@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -124,4 +125,5 @@ def _below(options: OptionTree, name: str) -> list[OptionDoc]:
 def _explanation(doc: OptionDoc) -> str:
     default = "must be given" if doc.is_required else f"default {write_flow(doc.default)}"
     facts = doc.takes if doc.is_section and "array" not in doc.kinds else f"{doc.takes}; {default}"
-    return f"{doc.name}  ({facts})\n    {doc.description}"
+    description = textwrap.indent(doc.description, "    ")
+    return f"{doc.name}  ({facts})\n{description}"

@@ -10,13 +10,13 @@ import sys
 import tempfile
 import traceback
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
 import sdtune
+from sdtune.cli.lazy import LazyGroup
 from sdtune.errors import OutOfMemoryError, PlatformError, SdtuneError, StoppedError, is_out_of_memory
 from sdtune.plugins import Registry, load_registry
 
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("sdtune.cli.train:train", "Train a method on a folder of images."),
     "plan": ("sdtune.cli.train:plan", "Show what a training would do, and start nothing."),
+    "data": ("sdtune.cli.data:data", "Look at images and captions, and prepare them."),
     "lr": ("sdtune.cli.lr:lr", "Find a learning rate for your images."),
     "demo": ("sdtune.cli.demo:demo", "Train on the small model that comes with sdtune."),
     "export": ("sdtune.cli.export:export", "Write a run's result where other programs look for it."),
     "convert": ("sdtune.cli.convert:convert", "Bring an adapter, embedding or model into another program's form."),
     "inspect": ("sdtune.cli.inspect:inspect", "Tell what a file is, and which programs read it."),
     "verify": ("sdtune.cli.verify:verify", "Read a file as other programs do, and tell what they make of it."),
+    "cache": ("sdtune.cli.cache:cache", "Look after what is kept between runs."),
     "config": ("sdtune.cli.config:config", "Write, show and check configurations."),
     "models": ("sdtune.cli.models:models", "List models, and find or fetch CLIP's tokenizer."),
     "methods": ("sdtune.cli.plugins:methods", "List the methods there are."),
@@ -41,37 +43,23 @@ USAGE_EXIT, BUG_EXIT, INTERRUPT_EXIT = 2, 1, 130
 ENVIRONMENT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-class Shell(click.Group):
+class Shell(LazyGroup):
     """The group of all commands; a command's module is imported when it is invoked, plugins when they matter."""
+
+    table = COMMANDS
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List sdtune's own commands in the order of use, then those of plugins."""
         return [*COMMANDS, *self._foreign(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
-        if cmd_name not in COMMANDS:
-            return self._foreign(ctx).get(cmd_name)
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = vars(import_module(module))[name]
-        return command
+        """Import a command, or take it from a plugin."""
+        return super().get_command(ctx, cmd_name) or self._foreign(ctx).get(cmd_name)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or suggest one of a like name."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.exceptions.NoSuchCommand as error:
-            possibilities = self.list_commands(ctx)
-            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=possibilities, ctx=ctx) from None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands with their one-line helps, importing none of sdtune's own."""
-        rows = [(name, summary) for name, (_, summary) in COMMANDS.items()]
-        rows += [(name, command.get_short_help_str(80)) for name, command in self._foreign(ctx).items()]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+    def short_helps(self, ctx: click.Context) -> list[tuple[str, str]]:
+        """Give name and one-line help of each command."""
+        foreign = [(name, command.get_short_help_str(80)) for name, command in self._foreign(ctx).items()]
+        return [*super().short_helps(ctx), *foreign]
 
     def _foreign(self, ctx: click.Context) -> dict[str, click.Command]:
         commands = registry_of(ctx).commands()

@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-CaptionSource = Literal["auto", "txt", "caption", "json", "class_text", "filename", "empty"]
+CaptionSource = Literal["auto", "txt", "caption", "json", "class_text", "filename", "folder", "empty"]
+CaptionLines = Literal["first", "all", "draw"]
+MissingCaption = Literal["error", "class_text", "filename", "folder", "empty", "skip"]
+Crop = Literal["center", "random", "focal", "face"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 

@@ -13,7 +13,8 @@ from sdtune.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sdtune.config.data import BucketOptions, DataOptions
+    from sdtune.config.buckets import BucketOptions
+    from sdtune.config.data import DataOptions
     from sdtune.data.types import ImageRecord
 
 SMALL_RESOLUTION_PX = 256
@@ -140,7 +141,7 @@ def report_buckets(
     """Sum up what the placements do to the images (at least one)."""
     visits: Counter[Size] = Counter()
     for record, placement in zip(images, placements, strict=True):
-        visits[placement.bucket] += record.subset.repeats
+        visits[placement.bucket] += round(record.subset.repeats)
     pairs = list(zip(images, placements, strict=True))
     crop = max(pairs, key=lambda pair: crop_share(pair[1]))
     enlarged = max(pairs, key=lambda pair: enlargement(*pair))

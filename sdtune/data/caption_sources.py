@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from sdtune.data.folders import CAPTION_SUFFIXES, shorten, stem_key
+from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
 from sdtune.data.prompts import FILEWORDS
 from sdtune.errors import ConfigError, DataError, Problems
 
@@ -41,7 +41,7 @@ def choose_sources(folders: Sequence[Folder], options: DataOptions) -> tuple[str
     Raises:
         DataError: No caption files, or both kinds, where the source is `auto`.
     """
-    wanted = [_wanted(folder, options) for folder in folders]
+    wanted = [_wanted(folder) for folder in folders]
     open_folders = [folder for folder, source in zip(folders, wanted, strict=True) if source == "auto"]
     found = _detect(open_folders) if open_folders else "auto"
     return tuple(found if source == "auto" else source for source in wanted)
@@ -122,11 +122,11 @@ def clean_caption(text: str, where: str, notes: list[str]) -> str:
     return caption
 
 
-def _wanted(folder: Folder, options: DataOptions) -> str:
+def _wanted(folder: Folder) -> str:
     own = folder.options
-    if own and own.prompt is not None and FILEWORDS not in own.prompt:
+    if own.prompt is not None and FILEWORDS not in own.prompt:
         return "prompt"
-    return (own and own.captions) or options.captions
+    return own.captions
 
 
 def _detect(folders: Sequence[Folder]) -> str:
@@ -174,7 +174,7 @@ def _reader(
 
 def class_text(folder: Folder, options: DataOptions) -> str:
     """Settle a folder's class text: its own option, then `data.class_text`, then the folder's name after `N_`."""
-    own = folder.options.class_text if folder.options else None
+    own = folder.own.class_text if folder.own else None
     return next(text for text in (own, options.class_text, folder.class_text) if text is not None).strip()
 
 

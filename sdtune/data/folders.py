@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sdtune.config.data import settle
+from sdtune.config.subsets import MAX_REPEATS
+from sdtune.data.listing import IMAGE_SUFFIXES, Listing, list_entries, list_folder, natural_key, shorten
 from sdtune.errors import ConfigError, DataError, Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdtune.config.data import DataOptions, SubsetOptions
+    from sdtune.config.data import DataOptions
+    from sdtune.config.subsets import SubsetOptions
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
-UNREADABLE_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".psd", ".svg", ".cr2", ".nef", ".arw", ".dng"})
-CAPTION_SUFFIXES = (".txt", ".caption")
-MAX_FOLDER_REPEATS = 10_000
 
 _NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
 _REGULARIZATION = frozenset({"reg", "regs", "regularization", "regularisation", "reg_images", "reg_data"})
-_SHOWN = 5
 _SEARCH_DEPTH = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """The files of one folder, by what they are; sub-folders are not entered.
-
-    Attributes:
-        images: Image files in natural order.
-        captions: Suffix (`.txt`, `.caption`) to stem (NFC) to file.
-        folders: Sub-folders, hidden ones left out, in natural order.
-        ignored: Reason to number of entries that are of no use.
-    """
-
-    images: tuple[Path, ...]
-    captions: Mapping[str, Mapping[str, Path]]
-    folders: tuple[Path, ...]
-    ignored: Counter[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +35,8 @@ class Folder:
         path: The folder.
         repeats: Visits of each image in an epoch.
         class_text: After the number in the folder's name, or as given for this folder; empty when there is none.
-        options: Its own options, when it came from `data.subsets`.
+        options: Options of the data as they hold for it.
+        own: Its own options, when it came from `data.subsets`.
         listing: Its files.
         is_numbered: The name says how often its images are repeated.
     """
@@ -62,63 +44,12 @@ class Folder:
     name: str
     prefix: str
     path: Path
-    repeats: int
+    repeats: float
     class_text: str
-    options: SubsetOptions | None
+    options: DataOptions
+    own: SubsetOptions | None
     listing: Listing
     is_numbered: bool
-
-
-def natural_key(text: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key that puts `2.jpg` before `10.jpg`, the same on every machine."""
-    parts = re.findall(r"\d+|\D+", text.casefold())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], text
-
-
-def stem_key(path: Path) -> str:
-    """Give the stem by which an image and its caption file belong together, in one Unicode form."""
-    return unicodedata.normalize("NFC", path.stem)
-
-
-def shorten(names: Sequence[str]) -> str:
-    """List up to five names and say how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def list_folder(path: Path, root: Path) -> Listing:
-    """List a folder.
-
-    Args:
-        path: The folder.
-        root: Resolved folder that files may not lead out of.
-
-    Raises:
-        DataError: Images or captions that are links out of the root, or no regular files; image formats that cannot
-            be read; file names that are not valid UTF-8.
-    """
-    images, folders = [], []
-    captions: dict[str, dict[str, Path]] = {suffix: {} for suffix in CAPTION_SUFFIXES}
-    ignored: Counter[str] = Counter()
-    problems = Problems(DataError)
-    for entry in sorted(_entries(path), key=lambda entry: natural_key(entry.name)):
-        suffix = entry.suffix.lower()
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            ignored["hidden"] += 1
-        elif entry.is_dir():
-            folders.append(entry)
-        elif suffix in IMAGE_SUFFIXES:
-            with problems.collect():
-                images.append(_checked(entry, root))
-        elif suffix in captions:
-            with problems.collect():
-                captions[suffix][stem_key(entry)] = _checked(entry, root)
-        elif suffix in UNREADABLE_SUFFIXES:
-            problems.add(f"{entry}: {suffix[1:].upper()} cannot be read", hint="convert it to JPEG or PNG")
-        else:
-            ignored["other"] += 1
-    problems.raise_if_any()
-    return Listing(images=tuple(images), captions=captions, folders=tuple(folders), ignored=ignored)
 
 
 def find_folders(options: DataOptions) -> tuple[tuple[Folder, ...], list[str]]:
@@ -132,24 +63,24 @@ def find_folders(options: DataOptions) -> tuple[tuple[Folder, ...], list[str]]:
         DataError: A folder that is missing, holds no images, or could be meant in two ways.
     """
     if options.subsets:
-        folders = _listed_folders(options.subsets)
+        folders = _listed_folders(options)
     elif options.path is not None:
-        folders = _folders_below(options.path, options.mask.dir)
+        folders = _folders_below(options.path, options)
     else:
         raise ConfigError("no images: data.path is not set", hint="give --data FOLDER")
     places = (options.mask.dir, *(subset.mask_dir for subset in options.subsets))
     return folders, _describe_unread(folders, options.path, [place.resolve() for place in places if place is not None])
 
 
-def _listed_folders(subsets: Sequence[SubsetOptions]) -> tuple[Folder, ...]:
-    problems = Problems(DataError)
+def _listed_folders(options: DataOptions) -> tuple[Folder, ...]:
+    problems, subsets = Problems(DataError), options.subsets
     paths = [subset.path for subset in subsets]
     _refuse_same_folder_twice(paths, problems)
     names = _unique_names(paths)
     folders = []
     for subset, name in zip(subsets, names, strict=True):
         with problems.collect():
-            folder = _folder(subset.path, name=name, prefix=f"{name}/", options=subset)
+            folder = _folder(subset.path, settle(options, subset), name=name, prefix=f"{name}/", own=subset)
             if not folder.listing.images:
                 raise _no_images(subset.path)
             folders.append(folder)
@@ -176,13 +107,13 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     return [name(own) for own in parts]
 
 
-def _folders_below(path: Path, masks: Path | None) -> tuple[Folder, ...]:
-    flat = _folder(path, name=path.resolve().name, prefix="", options=None)
+def _folders_below(path: Path, options: DataOptions) -> tuple[Folder, ...]:
+    flat, masks = _folder(path, options, name=path.resolve().name, prefix=""), options.mask.dir
     problems = Problems(DataError)
     children = []
     for child in (child for child in flat.listing.folders if masks is None or child.resolve() != masks.resolve()):
         with problems.collect():
-            found = _folder(child, name=child.name, prefix=f"{child.name}/", options=None)
+            found = _folder(child, options, name=child.name, prefix=f"{child.name}/")
             if found.listing.images:
                 _refuse_unclear_child(child)
                 children.append(found)
@@ -220,18 +151,18 @@ def _refuse_unclear_child(child: Path) -> None:
         raise DataError(f"{child} is a link", hint="list the folder it leads to in data.subsets")
 
 
-def _folder(path: Path, *, name: str, prefix: str, options: SubsetOptions | None) -> Folder:
+def _folder(path: Path, options: DataOptions, *, name: str, prefix: str, own: SubsetOptions | None = None) -> Folder:
     """Read one folder and what its name says."""
     _check_is_folder(path)
     own_name = path.resolve().name
     numbered = _NUMBERED.fullmatch(own_name)
-    repeats = options.repeats if options and options.repeats else int(numbered[1]) if numbered else 1
-    if not 1 <= repeats <= MAX_FOLDER_REPEATS:
+    repeats = own.repeats if own and own.repeats else float(numbered[1]) if numbered else 1.0
+    if not 0 < repeats <= MAX_REPEATS:
         raise DataError(
-            f"{path}: its name asks for {repeats} repeats of each image",
+            f"{path}: its name asks for {repeats:g} repeats of each image",
             hint="rename it to N_name with N of 1 or more, or give repeats in data.subsets",
         )
-    text = options.class_text if options and options.class_text is not None else numbered[2] if numbered else ""
+    text = own.class_text if own and own.class_text is not None else numbered[2] if numbered else ""
     return Folder(
         name=name,
         prefix=prefix,
@@ -239,6 +170,7 @@ def _folder(path: Path, *, name: str, prefix: str, options: SubsetOptions | None
         repeats=repeats,
         class_text=text.strip(),
         options=options,
+        own=own,
         listing=list_folder(path, path.resolve()),
         is_numbered=numbered is not None,
     )
@@ -263,33 +195,16 @@ def _no_images(path: Path) -> DataError:
 
 def has_entries(path: Path) -> bool:
     """Tell whether there is a folder with an image, or with folders."""
-    return path.is_dir() and any(entry.is_dir() or entry.suffix.lower() in IMAGE_SUFFIXES for entry in _entries(path))
+    return path.is_dir() and any(
+        entry.is_dir() or entry.suffix.lower() in IMAGE_SUFFIXES for entry in list_entries(path)
+    )
 
 
 def _folders_with_images(path: Path, depth: int) -> list[Path]:
     found = []
-    for child in _entries(path) if depth else ():
+    for child in list_entries(path) if depth else ():
         if child.is_dir() and not child.is_symlink() and not child.name.startswith((".", "__MACOSX")):
-            has_images = any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in _entries(child))
+            has_images = any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in list_entries(child))
             found += [child] if has_images else []
             found += _folders_with_images(child, depth - 1)
     return sorted(found, key=lambda folder: natural_key(str(folder)))
-
-
-def _entries(path: Path) -> list[Path]:
-    try:
-        return list(path.iterdir())
-    except OSError as error:
-        raise DataError(f"cannot list {path}: {error.strerror}", hint="check its permissions") from error
-
-
-def _checked(path: Path, root: Path) -> Path:
-    """Refuse what is no regular file inside the root, and names that cannot be written down."""
-    shown = str(path).encode("utf-8", "backslashreplace").decode()
-    if shown != str(path) or not path.name.isprintable():
-        raise DataError(f"the file name {shown!a} is not plain text", hint="rename it")
-    if path.is_symlink() and not path.resolve().is_relative_to(root):
-        raise DataError(f"{path} is a link to outside its folder", hint="put a copy of the file there")
-    if not path.is_file():
-        raise DataError(f"{path} is not a regular file", hint="remove it")
-    return path

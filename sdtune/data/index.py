@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from sdtune.config.data import DataOptions
 from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
-from sdtune.data.folders import CAPTION_SUFFIXES, find_folders, has_entries, shorten, stem_key
+from sdtune.data.folders import find_folders, has_entries
 from sdtune.data.images import decode, read_header
+from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
 from sdtune.data.mask_files import find_masks
 from sdtune.data.prompts import fill_template, instance_text
 from sdtune.data.regularization import find_pairs, instances_of
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdtune.config.data import SubsetOptions
     from sdtune.data.folders import Folder
     from sdtune.data.images import ImageHeader
     from sdtune.data.regularization import RegularizationSource
@@ -50,7 +50,7 @@ class DataIndex:
     """
 
     subsets: tuple[Subset, ...]
-    images: tuple[ImageRecord, ...]
+    images: Sequence[ImageRecord]
     notes: tuple[str, ...]
     digest: str
 
@@ -67,7 +67,7 @@ class DataIndex:
     @property
     def visits(self) -> int:
         """Visits of instance images in an epoch."""
-        return sum(record.subset.repeats for record in self.instances)
+        return sum(round(record.subset.repeats) for record in self.instances)
 
 
 def build_index(options: DataOptions, regularization: Sequence[RegularizationSource] = ()) -> DataIndex:
@@ -128,9 +128,9 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
     return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=digest_images(images))
 
 
-def _worded(caption: str, options: SubsetOptions | None) -> str:
+def _worded(caption: str, options: DataOptions) -> str:
     """Put a caption into its folder's prompt, and name the subject in it."""
-    if options is None or (options.prompt is None and not options.token):
+    if options.prompt is None and not options.token:
         return caption
     return instance_text(fill_template(options.prompt, caption), options.token, options.class_word)
 
@@ -210,8 +210,10 @@ def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:
         path=folder.path,
         repeats=folder.repeats,
         class_text=class_text(folder, options),
-        weight=folder.options.weight if folder.options else 1.0,
+        weight=folder.own.weight if folder.own else 1.0,
         caption_source=source,
+        options=folder.options,
+        batch_size=folder.own.batch_size if folder.own else None,
     )
 
 
@@ -259,9 +261,10 @@ def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[
 def _describe_unnumbered(folders: Sequence[Folder]) -> list[str]:
     """Name folders among others whose repeats nobody chose."""
     return [
-        f"{folder.name}: {len(folder.listing.images)} images, repeats {folder.repeats} (no number in the folder's name)"
+        f"{folder.name}: {len(folder.listing.images)} images, "
+        f"repeats {folder.repeats:g} (no number in the folder's name)"
         for folder in folders
-        if folder.prefix and not folder.is_numbered and not folder.options
+        if folder.prefix and not folder.is_numbered and not folder.own
     ]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from sdtune.data.folders import list_folder, shorten, stem_key
 from sdtune.data.images import read_header
+from sdtune.data.listing import list_folder, shorten, stem_key
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def find_masks(
 
 
 def _mask_folder(folder: Folder, options: DataOptions) -> Path | None:
-    if folder.options is not None and folder.options.mask_dir is not None:
-        return folder.options.mask_dir
+    if folder.own is not None and folder.own.mask_dir is not None:
+        return folder.own.mask_dir
     if options.mask.dir is None:
         return None
     own = options.mask.dir / folder.path.resolve().name

@@ -65,7 +65,7 @@ def count_visits(
     visits: Counter[Size] = Counter()
     for record, placement in zip(images, placements, strict=True):
         if not record.subset.is_regularization:
-            visits[placement.bucket] += record.subset.repeats
+            visits[placement.bucket] += round(record.subset.repeats)
     for rotation in rotations:
         visits[rotation.bucket] += rotation.visits
     return visits
@@ -74,6 +74,6 @@ def count_visits(
 def _visits_by_bucket(images: Sequence[ImageRecord], placements: Sequence[Placement]) -> dict[Size, list[Visit]]:
     visits: dict[Size, list[Visit]] = defaultdict(list)
     for index, (record, placement) in enumerate(zip(images, placements, strict=True)):
-        for repeat in range(0 if record.subset.is_regularization else record.subset.repeats):
+        for repeat in range(0 if record.subset.is_regularization else round(record.subset.repeats)):
             visits[placement.bucket].append(Visit(image=index, sample_id=f"{record.name}#{repeat}"))
     return visits

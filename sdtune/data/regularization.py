@@ -14,8 +14,8 @@ from sdtune.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sdtune.config.data import SubsetOptions
     from sdtune.config.regularization import RegularizationOptions
+    from sdtune.config.subsets import SubsetOptions
     from sdtune.data.types import ImageRecord, Subset
 
 PREFIX = "regularization/"
@@ -82,8 +82,8 @@ def find_sources(
             weight=options.weight,
             weight_end=options.weight_end,
             belongs_to=subset.path if subset else None,
-            token=subset.token if subset else "",
-            class_word=subset.class_word if subset else "",
+            token=(subset.token or "") if subset else "",
+            class_word=(subset.class_word or "") if subset else "",
         )
         for prefix, path, prompt, per_image, subset in places
         if path is not None or per_image

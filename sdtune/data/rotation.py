@@ -64,7 +64,7 @@ def plan_rotations(
     for index, (record, placement) in enumerate(zip(images, placements, strict=True)):
         if record.subset.is_regularization:
             entries = groups[record.subset.pairs_with][placement.bucket]
-            entries += [Visit(image=index, sample_id=f"{record.name}#{n}") for n in range(record.subset.repeats)]
+            entries += [Visit(image=index, sample_id=f"{record.name}#{n}") for n in range(round(record.subset.repeats))]
     return tuple(
         Rotation(name="+".join(pairs), bucket=bucket, entries=tuple(by_bucket[bucket]), visits=visits)
         for pairs, by_bucket in sorted(groups.items())
@@ -74,7 +74,7 @@ def plan_rotations(
 
 def _instance_visits(images: Sequence[ImageRecord], pairs: tuple[str, ...]) -> int:
     own = (image.subset for image in images if not image.subset.is_regularization)
-    return sum(subset.repeats for subset in own if not pairs or subset.name in pairs)
+    return sum(round(subset.repeats) for subset in own if not pairs or subset.name in pairs)
 
 
 def _share(visits: int, by_bucket: Mapping[Size, Sequence[Visit]]) -> dict[Size, int]:

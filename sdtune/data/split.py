@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from sdtune.config.objective import MaskOptions
 from sdtune.data.buckets import place_images
-from sdtune.data.folders import shorten
 from sdtune.data.index import build_index, bytes_digest, digest_images
+from sdtune.data.listing import shorten
 from sdtune.data.types import Visit
 from sdtune.errors import ConfigError, DataError
 

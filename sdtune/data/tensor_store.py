@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.config.data import CacheOptions
+    from sdtune.config.cache import CacheOptions
 
 SCHEMA_VERSION = "1"
 
@@ -99,9 +99,9 @@ class DiskStore(TensorStore):
             ) from error
 
 
-def open_store(mode: Literal["disk", "ram"], kind: str, options: CacheOptions) -> TensorStore:
+def open_store(mode: Literal["auto", "disk", "ram"], kind: str, options: CacheOptions) -> TensorStore:
     """Open the store of a kind of entries, e.g. `latents`, in the folder the options name."""
-    return RamStore() if mode == "ram" else DiskStore(cache_folder(options) / kind)
+    return RamStore() if mode in ("ram", "auto") else DiskStore(cache_folder(options) / kind)
 
 
 def cache_folder(options: CacheOptions) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+from sdtune.config.data import DataOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,24 +30,28 @@ class Subset:
     Attributes:
         name: Name of the folder, e.g. `10_dog`; unique within the data set.
         path: The folder.
-        repeats: Visits of each image in an epoch.
+        repeats: Visits of each image in an epoch; of 2.5 each image has two, and half of them, in turn, a third.
         class_text: The folder's class text, e.g. `dog`; empty when there is none.
         weight: Weight of the loss.
         caption_source: Where its captions came from: "txt", "caption", "json", "class_text", "filename" or "empty".
         is_regularization: It shows the class, not the subject; its images take turns (`data.rotation`).
         pairs_with: For regularization, the training folders it belongs to; empty: all.
         weight_end: Weight in the last epoch; None: as `weight`.
+        options: Options of the data as they hold for this folder.
+        batch_size: Images in a batch of this folder's; None: `train.batch_size`.
     """
 
     name: str
     path: Path
-    repeats: int
+    repeats: float
     class_text: str
     weight: float
     caption_source: str
     is_regularization: bool = False
     pairs_with: tuple[str, ...] = ()
     weight_end: float | None = None
+    options: DataOptions = field(default=DataOptions(), compare=False, repr=False)
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,9 +185,9 @@ def _describe_objective(info: RunInfo) -> dict[str, Any]:
 def _describe_data(info: RunInfo, *, with_captions: bool) -> dict[str, Any]:
     tags = {"tag_frequency": count_tags(info.images)} if with_captions else {}
     return {
-        "num_train_images": sum(image.subset.repeats for image in info.images),
+        "num_train_images": sum(round(image.subset.repeats) for image in info.images),
         "dataset_dirs": _describe_folders(image.subset for image in info.images),
-        "num_reg_images": sum(image.subset.repeats for image in info.regularization),
+        "num_reg_images": sum(round(image.subset.repeats) for image in info.regularization),
         "reg_dataset_dirs": _describe_folders(image.subset for image in info.regularization),
         "prior_loss_weight": info.config.regularization.weight,
         "bucket_info": _describe_buckets(info.buckets),
@@ -224,7 +224,9 @@ def _describe_optimizer(options: OptimizerOptions) -> str:
 def _describe_folders(subsets: Iterable[Subset]) -> dict[str, dict[str, int]]:
     folders: dict[str, dict[str, int]] = {}
     for subset in subsets:
-        folder = folders.setdefault(subset.name.removeprefix(PREFIX), {"n_repeats": subset.repeats, "img_count": 0})
+        folder = folders.setdefault(
+            subset.name.removeprefix(PREFIX), {"n_repeats": round(subset.repeats), "img_count": 0}
+        )
         folder["img_count"] += 1
     return folders
 

@@ -137,7 +137,7 @@ def _images_text(run: Run) -> str:
 def _folders_text(images: Sequence[ImageRecord]) -> str:
     subsets = {image.subset.name: image.subset for image in images}
     counts = Counter(image.subset.name for image in images)
-    parts = [f"{name}: {counts[name]} x {subset.repeats} repeats" for name, subset in subsets.items()]
+    parts = [f"{name}: {counts[name]} x {subset.repeats:g} repeats" for name, subset in subsets.items()]
     return f"{len(images)} ({'; '.join(parts)})"
 
 

@@ -23,7 +23,7 @@ def options(registry):
         ("data.path", "path or null"),
         ("data.flip", "true or false"),
         ("data.subsets", "list of sections"),
-        ("data.subsets.3.repeats", "whole number, at least 1, or null"),
+        ("data.subsets.3.repeats", "number, above 0, at most 10000, or null"),
         ("preview.prompts", "list of texts"),
         ("train.optimizer.betas", "list of numbers, at most 3 items, or null"),
         ("lora.block_ranks", "mapping"),

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from sdtune.config.data import DataOptions, SubsetOptions
+from sdtune.config.data import DataOptions
+from sdtune.config.subsets import SubsetOptions
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from sdtune.config.data import BucketOptions, DataOptions
+from sdtune.config.buckets import BucketOptions
+from sdtune.config.data import DataOptions
 from sdtune.data.buckets import (
     bucket_limits,
     bucket_sizes,

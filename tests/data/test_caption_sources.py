@@ -2,7 +2,8 @@ import codecs
 
 import pytest
 
-from sdtune.config.data import DataOptions, SubsetOptions
+from sdtune.config.data import DataOptions
+from sdtune.config.subsets import SubsetOptions
 from sdtune.data.index import build_index
 from sdtune.errors import ConfigError, DataError
 from sdtune.testing.images import write_images

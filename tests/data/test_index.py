@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sdtune.config.data import DataOptions, SubsetOptions
+from sdtune.config.data import DataOptions
+from sdtune.config.subsets import SubsetOptions
 from sdtune.data.images import decode
 from sdtune.data.index import build_index, verify_pixels
 from sdtune.errors import ConfigError, DataError

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sdtune.config.data import DataOptions, SubsetOptions
+from sdtune.config.data import DataOptions
+from sdtune.config.subsets import SubsetOptions
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index

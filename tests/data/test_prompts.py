@@ -1,7 +1,8 @@
 import pytest
 
-from sdtune.config.data import DataOptions, SubsetOptions
+from sdtune.config.data import DataOptions
 from sdtune.config.regularization import RegularizationOptions
+from sdtune.config.subsets import SubsetOptions
 from sdtune.data.index import build_index
 from sdtune.data.prompts import class_text_of, fill_template, instance_text
 from sdtune.data.regularization import find_sources

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdtune.config.data import CacheOptions
+from sdtune.config.cache import CacheOptions
 from sdtune.data.tensor_store import DiskStore, RamStore, cache_folder, content_key, open_store
 from sdtune.errors import PlatformError
 from sdtune.files import writing
