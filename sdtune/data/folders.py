@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from sdtune.config.data import settle
 from sdtune.config.subsets import MAX_REPEATS
-from sdtune.data.listing import IMAGE_SUFFIXES, Listing, list_entries, list_folder, natural_key, shorten
+from sdtune.data.listing import (
+    IMAGE_SUFFIXES,
+    Listing,
+    is_folder,
+    list_folder,
+    natural_key,
+    scan_entries,
+    shorten,
+    suffix_of,
+)
 from sdtune.errors import ConfigError, DataError, Problems
 
 if TYPE_CHECKING:
@@ -195,16 +204,18 @@ def _no_images(path: Path) -> DataError:
 
 def has_entries(path: Path) -> bool:
     """Tell whether there is a folder with an image, or with folders."""
-    return path.is_dir() and any(
-        entry.is_dir() or entry.suffix.lower() in IMAGE_SUFFIXES for entry in list_entries(path)
-    )
+    return path.is_dir() and any(is_folder(entry) or _is_image(entry.name) for entry in scan_entries(path))
 
 
 def _folders_with_images(path: Path, depth: int) -> list[Path]:
+    entries = scan_entries(path) if depth else ()
+    below = [path / entry.name for entry in entries if is_folder(entry) and not entry.is_symlink()]
     found = []
-    for child in list_entries(path) if depth else ():
-        if child.is_dir() and not child.is_symlink() and not child.name.startswith((".", "__MACOSX")):
-            has_images = any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in list_entries(child))
-            found += [child] if has_images else []
-            found += _folders_with_images(child, depth - 1)
+    for child in (child for child in below if not child.name.startswith((".", "__MACOSX"))):
+        found += [child] if any(_is_image(entry.name) for entry in scan_entries(child)) else []
+        found += _folders_with_images(child, depth - 1)
     return sorted(found, key=lambda folder: natural_key(str(folder)))
+
+
+def _is_image(name: str) -> bool:
+    return suffix_of(name).lower() in IMAGE_SUFFIXES
