@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 
 from sdtune.data.cache import LatentItem
 from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipped, shuffle_tags
+from sdtune.data.columns import Lazy
 from sdtune.data.masks import LossMasks
 from sdtune.data.pixels import load_pixels
 from sdtune.data.regularization import weight_at
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sdtune.data.cache import LatentCache
     from sdtune.data.index import DataIndex
     from sdtune.data.sizes import SizeNumbers
-    from sdtune.data.types import BatchPlan, Placement, Subset, Visit
+    from sdtune.data.types import BatchPlan, ImageRecord, Placement, Subset, Visit
 
     CaptionHook = Callable[[str, Subset], Sequence[str]]
 
@@ -29,6 +30,41 @@ if TYPE_CHECKING:
 def keep_caption(text: str, subset: Subset) -> tuple[str]:
     """Leave a caption as it is: the caption hook of a method that has none of its own."""
     return (text,)
+
+
+class LatentItems(Lazy[LatentItem]):
+    """What is asked of a latent cache: each image, on each side; an item is made when it is asked for.
+
+    Args:
+        images: The images.
+        placements: One for each.
+        sides: Whether it is mirrored, for each picture that is made of an image.
+        rows: Which of the items, counted image by image; None: all.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[ImageRecord],
+        placements: Sequence[Placement],
+        sides: tuple[bool, ...],
+        rows: range | None = None,
+    ) -> None:
+        self._images, self._placements, self._sides = images, placements, sides
+        self._rows = range(len(images) * len(sides)) if rows is None else rows
+
+    @overload
+    def __getitem__(self, row: int) -> LatentItem: ...
+    @overload
+    def __getitem__(self, row: slice) -> LatentItems: ...
+    def __getitem__(self, row: int | slice) -> LatentItem | LatentItems:
+        """Give one item, or some."""
+        if isinstance(row, slice):
+            return LatentItems(self._images, self._placements, self._sides, self._rows[row])
+        image, side = divmod(self._rows[row], len(self._sides))
+        return LatentItem(record=self._images[image], placement=self._placements[image], flipped=self._sides[side])
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 class BatchBuilder:
@@ -64,7 +100,7 @@ class BatchBuilder:
         self._latents = latents
         self._hook = method_captions
         self._epochs = epochs
-        has_masks = options.alpha_weight or any(record.mask is not None for record in index.images)
+        has_masks = options.alpha_weight or index.images.masks.is_any()
         self._masks = LossMasks(latent_factor, options.mask, uses_alpha=options.alpha_weight) if has_masks else None
 
     def build(self, plan: BatchPlan, epoch: int) -> Batch:
@@ -114,20 +150,15 @@ class BatchBuilder:
         """List every caption that any epoch can have, once each; None when tags are shuffled or dropped."""
         if self._options.shuffle_tags or self._options.tag_dropout:
             return None
-        captions = [
-            form for record in self._index.images for form in self._method_captions(record.caption, record.subset)
-        ]
-        return tuple(dict.fromkeys(captions + [""] * (self._options.caption_dropout > 0)))
+        pairs = zip(self._index.images.captions, self._index.images.subsets, strict=True)
+        found = dict.fromkeys(form for caption, subset in pairs for form in self._method_captions(caption, subset))
+        if self._options.caption_dropout:
+            found.setdefault("")
+        return tuple(found)
 
-    def latent_items(self) -> tuple[LatentItem, ...]:
+    def latent_items(self) -> LatentItems:
         """List everything any epoch asks of a latent cache; twice the images when they are mirrored."""
-        pairs = list(zip(self._index.images, self._placements, strict=True))
-        sides = (False, True) if self._options.flip else (False,)
-        return tuple(
-            LatentItem(record=record, placement=placement, flipped=flipped)
-            for record, placement in pairs
-            for flipped in sides
-        )
+        return LatentItems(self._index.images, self._placements, (False, True) if self._options.flip else (False,))
 
     def _method_captions(self, text: str, subset: Subset) -> Sequence[str]:
         return (text,) if subset.is_regularization else self._hook(text, subset)

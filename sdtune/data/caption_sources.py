@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from sdtune.data.blobs import TextColumn
 from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
 from sdtune.data.prompts import FILEWORDS
 from sdtune.errors import ConfigError, DataError, Problems
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
     from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
+    from sdtune.data.scan import Scan, TextReader
 
 MAX_CAPTION_BYTES = 8192
+_MOST_BYTES = 2 * MAX_CAPTION_BYTES + 1  # UTF-16 takes up to twice the room; the text itself is measured in UTF-8
 MAX_JSON_BYTES = 1 << 28
 CAPTION_OR_CLASS = "caption_or_class"  # of regularization images: a caption file where there is one, else the class
 
@@ -61,24 +64,31 @@ def check_options(options: DataOptions) -> None:
 
 
 def read_captions(
-    folders: Sequence[Folder], sources: Sequence[str], options: DataOptions
-) -> tuple[dict[Path, str], list[str]]:
+    folders: Sequence[Folder], sources: Sequence[str], options: DataOptions, scan: Scan
+) -> tuple[list[TextColumn], list[str]]:
     """Read the caption of every image.
 
+    Args:
+        folders: The images.
+        sources: Where the captions of each folder come from.
+        options: Options of all folders.
+        scan: Reads files.
+
     Returns:
-        Image file to caption, and notes for the user.
+        Captions of each folder's images, in their order, and notes for the user.
 
     Raises:
         DataError: Captions that are missing, empty, too long or not UTF-8: all of them together.
     """
-    captions: dict[Path, str] = {}
+    captions: list[TextColumn] = []
     notes: list[str] = []
     problems = Problems(DataError)
     table = _by_image_name(_read_json(options.captions_json), folders) if options.captions_json else {}
     for folder, source in zip(folders, sources, strict=True):
-        with problems.collect():
+        with problems.collect(), scan.texts(folder.listing.captions, _MOST_BYTES) as read:
             hint = _CHOOSE_PROMPT if source == CAPTION_OR_CLASS else _CHOOSE
-            captions |= _caption_folder(folder, _reader(folder, source, options, table), notes, hint)
+            found = _caption_folder(folder, _reader(folder, source, options, table, read), notes, hint)
+            captions.append(TextColumn.of(found[image] for image in folder.listing.images))
     problems.raise_if_any()
     return captions, [*_describe_unused(sources, options), *notes]
 
@@ -148,12 +158,12 @@ def _count_captioned(folder: Folder, suffix: str) -> int:
 
 
 def _reader(
-    folder: Folder, source: str, options: DataOptions, table: Mapping[str, str]
+    folder: Folder, source: str, options: DataOptions, table: Mapping[str, str], read: TextReader
 ) -> Callable[[Path, list[str]], str | None]:
     """Give the function that finds one image's caption in this folder; None stands for a missing one."""
     if source in ("txt", "caption"):
         files = folder.listing.captions[f".{source}"]
-        return lambda image, notes: _read_file(files.get(stem_key(image)), notes)
+        return lambda image, notes: _read_file(files.get(stem_key(image)), read, notes)
     if source == "json":
         return lambda image, notes: _look_up(table, folder.prefix + image.name, notes)
     if source == "class_text":
@@ -164,9 +174,11 @@ def _reader(
             )
         return lambda image, notes: text
     if source == CAPTION_OR_CLASS:
-        files = {**folder.listing.captions[".caption"], **folder.listing.captions[".txt"]}
+        first, second = (folder.listing.captions[suffix] for suffix in CAPTION_SUFFIXES)
         text = class_text(folder, options)
-        return lambda image, notes: _read_file(files.get(stem_key(image)), notes) or text or None
+        return lambda image, notes: (
+            _read_file(first.get(stem := stem_key(image)) or second.get(stem), read, notes) or text or None
+        )
     if source == "filename":
         return lambda image, notes: clean_caption(image.stem.replace("_", " "), image.name, notes)
     return lambda image, notes: ""
@@ -198,16 +210,11 @@ def _caption_folder(
     return captions
 
 
-def _read_file(path: Path | None, notes: list[str]) -> str | None:
+def _read_file(path: Path | None, read: TextReader, notes: list[str]) -> str | None:
     if path is None:
         return None
-    try:
-        # UTF-16 takes up to twice the room; the text itself is measured in UTF-8 afterwards.
-        with path.open("rb") as file:
-            data = file.read(2 * MAX_CAPTION_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
-    if len(data) > 2 * MAX_CAPTION_BYTES:
+    data = read(path)
+    if len(data) == _MOST_BYTES:
         raise DataError(f"the caption in {path} is longer than {MAX_CAPTION_BYTES} bytes", hint="shorten it")
     return clean_caption(decode_text(data, path), str(path), notes)
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
 import numpy as np
 
@@ -32,13 +31,28 @@ def chunked(values: Iterable[T], size: int = 4096) -> Iterator[list[T]]:
         yield chunk
 
 
-def _kept(values: NDArray[Any]) -> NDArray[Any]:
+def kept(values: NDArray[Any]) -> NDArray[Any]:
+    """Make an array read-only."""
     values.setflags(write=False)
     return values
 
 
-class Column(Sequence[T]):
-    """Values of one kind; equal to any sequence of equal values."""
+class Lazy(Sequence[T]):
+    """Values that are made when they are asked for; equal to any sequence of equal values."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as a list: found equal to others by walking through it
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {len(self)}"
+
+
+class Column(Lazy[T]):
+    """Values of one kind."""
 
     @classmethod
     @abstractmethod
@@ -76,69 +90,6 @@ class Column(Sequence[T]):
     def __iter__(self) -> Iterator[T]:
         return map(self.at, range(len(self)))
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]  # as a list: found equal to others by walking through it
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__} of {len(self)}"
-
-
-class TextColumn(Column[str]):
-    """Texts: one block of UTF-8, and where in it each begins; neighbours that are equal share their place."""
-
-    def __init__(self, blob: bytes | bytearray, starts: NDArray[np.int64], lengths: NDArray[np.int32]) -> None:
-        self._blob, self._starts, self._lengths = blob, _kept(starts), _kept(lengths)
-
-    @classmethod
-    def of(cls, values: Iterable[str]) -> TextColumn:
-        """Make a column of texts, lone surrogates too."""
-        blob, starts, lengths = bytearray(), array("q"), array("i")
-        last, start, length = "", 0, 0
-        for text in values:
-            if text != last:
-                data = text.encode("utf-8", "surrogatepass")
-                last, start, length = text, len(blob), len(data)
-                blob += data
-            starts.append(start)
-            lengths.append(length)
-        return cls(blob, np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int32))
-
-    @classmethod
-    def join(cls, columns: Sequence[TextColumn]) -> TextColumn:
-        """Put texts one behind the other; columns parted from one share its block."""
-        blobs = list({id(column._blob): column._blob for column in columns}.values())
-        ends = np.cumsum([0, *map(len, blobs)])
-        shifts = {id(blob): int(shift) for blob, shift in zip(blobs, ends, strict=False)}
-        blob = blobs[0] if len(blobs) == 1 else b"".join(blobs)
-        starts = [column._starts + shifts[id(column._blob)] for column in columns]
-        return cls(blob, np.concatenate(starts), np.concatenate([column._lengths for column in columns]))
-
-    def take(self, rows: NDArray[np.int64]) -> Self:
-        """Give some texts; the block stays one."""
-        return type(self)(self._blob, self._starts[rows], self._lengths[rows])
-
-    def at(self, row: int) -> str:
-        """Give a text."""
-        start = int(self._starts[row])
-        return self._blob[start : start + int(self._lengths[row])].decode("utf-8", "surrogatepass")
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __iter__(self) -> Iterator[str]:
-        last, text = (0, 0), ""
-        for chunk in chunked(range(len(self))):
-            part = slice(chunk[0], chunk[-1] + 1)
-            for place in zip(self._starts[part].tolist(), self._lengths[part].tolist(), strict=True):
-                if place != last:
-                    text = self._blob[place[0] : place[0] + place[1]].decode("utf-8", "surrogatepass")
-                    last = place
-                yield text
-
 
 class ArrayColumn(Column[T]):
     """Values that are one row of an array each.
@@ -148,7 +99,7 @@ class ArrayColumn(Column[T]):
     """
 
     def __init__(self, array: NDArray[Any]) -> None:
-        self.array = _kept(array)
+        self.array = kept(array)
 
     @classmethod
     def join(cls, columns: Sequence[ArrayColumn[T]]) -> Self:
@@ -186,12 +137,14 @@ class DigestColumn(ArrayColumn[str]):
         data = self.array[row].tobytes()
         return data.hex() if any(data) else ""
 
-    def groups(self) -> NDArray[np.int64]:
-        """Number the digests: (N,) int64, equal where they are."""
-        if not len(self):
-            return np.empty(0, np.int64)
-        _, numbers = np.unique(self.array.view(f"V{DIGEST_BYTES}").ravel(), return_inverse=True)
-        return numbers.astype(np.int64)
+    def copies(self) -> list[list[int]]:
+        """List the rows that have a digest in common, in order."""
+        begin = np.ascontiguousarray(self.array[:, :8]).view(np.uint64).ravel()
+        values, counts = np.unique(begin, return_counts=True)
+        rows: dict[str, list[int]] = {}
+        for row in np.flatnonzero(np.isin(begin, values[counts > 1])).tolist():
+            rows.setdefault(self.at(row), []).append(row)
+        return [equal for equal in rows.values() if len(equal) > 1]
 
 
 class NumberColumn(ArrayColumn[int]):
@@ -229,7 +182,7 @@ class ChoiceColumn(Column[T]):
     """
 
     def __init__(self, choices: Sequence[T], numbers: NDArray[np.int32]) -> None:
-        self.choices, self.numbers = tuple(choices), _kept(numbers)
+        self.choices, self.numbers = tuple(choices), kept(numbers)
 
     @classmethod
     def of(cls, values: Iterable[T]) -> ChoiceColumn[T]:
@@ -279,85 +232,44 @@ class ChoiceColumn(Column[T]):
         return len(self.numbers)
 
 
-class PathColumn(Column[Path]):
-    """Files: few folders and many names.
-
-    Attributes:
-        folders: Where each file lies.
-        names: Its name there.
-    """
-
-    def __init__(self, folders: ChoiceColumn[Path], names: TextColumn) -> None:
-        self.folders, self.names = folders, names
-
-    @classmethod
-    def of(cls, values: Iterable[Path]) -> PathColumn:
-        """Make a column of paths."""
-        parts = [
-            cls(ChoiceColumn.of(path.parent for path in chunk), TextColumn.of(path.name for path in chunk))
-            for chunk in chain([[]], chunked(values))
-        ]
-        return cls.join(parts)
-
-    @classmethod
-    def join(cls, columns: Sequence[PathColumn]) -> PathColumn:
-        """Put paths one behind the other."""
-        folders = ChoiceColumn.join([column.folders for column in columns])
-        return cls(folders, TextColumn.join([column.names for column in columns]))
-
-    def take(self, rows: NDArray[np.int64]) -> Self:
-        """Give some paths."""
-        return type(self)(self.folders.take(rows), self.names.take(rows))
-
-    def at(self, row: int) -> Path:
-        """Give a path."""
-        return self.folders.at(row) / self.names.at(row)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
 class OptionalColumn(Column[T | None], Generic[T]):
     """Values that many rows lack.
 
     Attributes:
+        kind: What keeps the values.
         places: (N,) int32, place among the values; -1: none.
         values: Those that there are.
     """
 
+    kind: ClassVar[type[Column[Any]]] = ChoiceColumn
+
     def __init__(self, places: NDArray[np.int32], values: Column[T]) -> None:
-        self.places, self.values = _kept(places), values
+        self.places, self.values = kept(places), values
 
     @classmethod
-    def of_kind(cls, kind: type[Column[T]], values: Iterable[T | None]) -> OptionalColumn[T]:
-        """Make a column of values, those that there are in a column of a kind."""
-        places = array("i")
+    def of(cls, values: Iterable[T | None]) -> Self:
+        """Make a column of values."""
+        places, count = array("i"), 0
 
         def present() -> Iterator[T]:
-            count = 0
+            nonlocal count
             for value in values:
                 places.append(-1 if value is None else count)
                 if value is not None:
                     count += 1
                     yield value
 
-        column = kind.of(present())
+        column = cls.kind.of(present())
         return cls(np.array(places, dtype=np.int32), column)
 
     @classmethod
-    def of(cls, values: Iterable[T | None]) -> OptionalColumn[T]:
-        """Make a column of values of which there are few."""
-        return cls.of_kind(cast("type[Column[T]]", ChoiceColumn), values)
-
-    @classmethod
-    def join(cls, columns: Sequence[OptionalColumn[T]]) -> OptionalColumn[T]:
+    def join(cls, columns: Sequence[OptionalColumn[T]]) -> Self:
         """Put columns one behind the other."""
         places, count = [], 0
         for column in columns:
             places.append(np.where(column.places < 0, np.int32(-1), column.places + np.int32(count)))
             count += len(column.values)
-        values = type(columns[0].values).join([column.values for column in columns])
-        return cls(np.concatenate(places), values)
+        return cls(np.concatenate(places), cls.kind.join([column.values for column in columns]))
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """Give some values."""

@@ -62,7 +62,13 @@ def read_header(path: Path) -> ImageHeader:
     Raises:
         DataError: Not a regular file, not an image of a known format, damaged, or above 64 megapixels.
     """
-    with _open_file(path) as file, _open_image(file, path) as image:
+    with _open_file(path) as file:
+        return header_of(file, path)
+
+
+def header_of(file: IO[bytes], path: Path) -> ImageHeader:
+    """Read an image's header from an open file or from its bytes; raises as `read_header`."""
+    with _open_image(file, path) as image:
         width, height = image.size
         size = Size(height, width) if _orientation(image) in _SWAPS_SIDES else Size(width, height)
         return ImageHeader(size=size, format=str(image.format), has_more_frames=_has_more_frames(image))

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sdtune.config.data import DataOptions
+from sdtune.data.blobs import PathColumn, TextColumn
 from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
+from sdtune.data.columns import ChoiceColumn
 from sdtune.data.folders import find_folders, has_entries
-from sdtune.data.images import decode, read_header
-from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
+from sdtune.data.images import decode
+from sdtune.data.listing import shorten, stem_of, suffix_of
 from sdtune.data.mask_files import find_masks
 from sdtune.data.prompts import fill_template, instance_text
 from sdtune.data.regularization import find_pairs, instances_of
-from sdtune.data.types import ImageRecord, MaskFile, Subset
+from sdtune.data.scan import Scan
+from sdtune.data.table import ImageTable
+from sdtune.data.types import Subset
 from sdtune.errors import DataError, Problems
+from sdtune.paths import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from sdtune.data.folders import Folder
     from sdtune.data.images import ImageHeader
     from sdtune.data.regularization import RegularizationSource
+    from sdtune.data.scan import Scanned
+    from sdtune.data.scan_memory import Pictures
+    from sdtune.data.table import MaskColumn
+    from sdtune.data.types import ImageRecord
 
 MIN_SIDE_PX = 16
 MAX_ASPECT = 16
@@ -44,30 +55,31 @@ class DataIndex:
 
     Attributes:
         subsets: Its folders, those with regularization images last.
-        images: All images, folder by folder, in natural order of their file names.
+        images: All images, folder by folder, in natural order of their file names; the columns of a table.
         notes: What a user should know: what was found, where captions came from, what was ignored.
         digest: BLAKE2b-128 (hex) of names, files, captions, masks, repeats and weights: equal when training data is.
     """
 
     subsets: tuple[Subset, ...]
-    images: Sequence[ImageRecord]
+    images: ImageTable
     notes: tuple[str, ...]
     digest: str
 
     @property
-    def instances(self) -> tuple[ImageRecord, ...]:
+    def instances(self) -> ImageTable:
         """The images of what is learned."""
         return instances_of(self.images)
 
     @property
-    def regularization(self) -> tuple[ImageRecord, ...]:
+    def regularization(self) -> ImageTable:
         """The images of its class."""
-        return tuple(image for image in self.images if image.subset.is_regularization)
+        return self.images.select(self.images.is_regularization)
 
     @property
     def visits(self) -> int:
         """Visits of instance images in an epoch."""
-        return sum(round(record.subset.repeats) for record in self.instances)
+        counts = self.images.subsets.counts()
+        return sum(round(own.repeats) * count for own, count in counts.items() if not own.is_regularization)
 
 
 def build_index(options: DataOptions, regularization: Sequence[RegularizationSource] = ()) -> DataIndex:
@@ -81,19 +93,20 @@ def build_index(options: DataOptions, regularization: Sequence[RegularizationSou
         ConfigError: Options that contradict each other.
         DataError: Folders, images or captions that cannot be trained on; independent problems together.
     """
-    index = _read(options)
-    own = index.subsets
+    scan = Scan(cache_folder(options.cache.dir) / "scan", options.workers)
+    index = own = _read(options, scan)
     for source in regularization:
         if not source.per_image or has_entries(source.path):
-            index = _join(index, _read_regularization(source, own))
-    return index
+            index = _join(index, _read_regularization(source, own.subsets, scan))
+    return replace(index, digest=digest_images(index.images))
 
 
-def _read(options: DataOptions, source: str | None = None) -> DataIndex:
-    """Read one data set.
+def _read(options: DataOptions, scan: Scan, source: str | None = None) -> DataIndex:
+    """Read one data set; its digest is left open.
 
     Args:
         options: Where it is.
+        scan: Reads files.
         source: Where all captions come from; None: as the options say.
     """
     check_options(options)
@@ -102,43 +115,54 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
     with problems.collect():
         sources = (source,) * len(folders) if source else choose_sources(folders, options)
     notes = [*_describe_unnumbered(folders), *folder_notes]
-    headers = _read_headers(folders, problems, notes)
+    scanned = [_scan_folder(folder, scan, problems, notes) for folder in folders]
     problems.raise_if_any()
     _check_stems(folders, sources, notes, problems)
     with problems.collect():
-        captions, caption_notes = read_captions(folders, sources, options)
+        captions, caption_notes = read_captions(folders, sources, options, scan)
     with problems.collect():
-        masks, mask_notes = find_masks(folders, options, {path: header.size for path, header in headers.items()})
+        masks, mask_notes = find_masks(folders, options, scan, [found.pictures.sizes for found in scanned])
     problems.raise_if_any()
-    subsets = tuple(_subset(folder, source, options) for folder, source in zip(folders, sources, strict=True))
-    images = tuple(
-        ImageRecord(
-            path=path,
-            name=folder.prefix + path.name,
-            size=headers[path].size,
-            digest=file_digest(path),
-            caption=_worded(captions[path], folder.options),
-            subset=subset,
-            mask=MaskFile(path=masks[path], digest=file_digest(masks[path])) if path in masks else None,
-        )
-        for folder, subset in zip(folders, subsets, strict=True)
-        for path in folder.listing.images
+    images = ImageTable.join(
+        [
+            _tabulate(folder, _subset(folder, source, options), found.pictures, texts, own)
+            for folder, source, found, texts, own in zip(folders, sources, scanned, captions, masks, strict=True)
+        ]
     )
     notes = [*notes, *caption_notes, *mask_notes, *_describe_ignored(folders), *_describe_copies(images)]
-    return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=digest_images(images))
+    return DataIndex(subsets=images.subsets.choices, images=images, notes=tuple(notes), digest="")
 
 
-def _worded(caption: str, options: DataOptions) -> str:
-    """Put a caption into its folder's prompt, and name the subject in it."""
+def _tabulate(
+    folder: Folder, subset: Subset, pictures: Pictures, captions: TextColumn, masks: MaskColumn
+) -> ImageTable:
+    files, same = folder.listing.images, np.zeros(len(folder.listing.images), np.int32)
+    return ImageTable(
+        {
+            "path": PathColumn(ChoiceColumn([folder.path], same), files.names),
+            "name": TextColumn.of(folder.prefix + name for name in files.names),
+            "size": pictures.sizes,
+            "digest": pictures.digests,
+            "caption": _worded(captions, folder.options),
+            "subset": ChoiceColumn([subset], same),
+            "mask": masks,
+        }
+    )
+
+
+def _worded(captions: TextColumn, options: DataOptions) -> TextColumn:
+    """Put captions into their folder's prompt, and name the subject in them."""
     if options.prompt is None and not options.token:
-        return caption
-    return instance_text(fill_template(options.prompt, caption), options.token, options.class_word)
+        return captions
+    return TextColumn.of(
+        instance_text(fill_template(options.prompt, caption), options.token, options.class_word) for caption in captions
+    )
 
 
-def _read_regularization(source: RegularizationSource, instances: Sequence[Subset]) -> DataIndex:
+def _read_regularization(source: RegularizationSource, instances: Sequence[Subset], scan: Scan) -> DataIndex:
     """Read a place with regularization images; its names tell them from the subject's."""
     prompt = None if source.prompt is None else fill_template(source.prompt, "")
-    found = _read(DataOptions(path=source.path, class_text=prompt), CAPTION_OR_CLASS)
+    found = _read(DataOptions(path=source.path, class_text=prompt), scan, CAPTION_OR_CLASS)
     flagged = [replace(subset, is_regularization=True) for subset in found.subsets]
     subsets = {
         subset.name: replace(
@@ -150,26 +174,22 @@ def _read_regularization(source: RegularizationSource, instances: Sequence[Subse
         )
         for subset, pairs in zip(flagged, find_pairs(flagged, instances, source.belongs_to), strict=True)
     }
-    images = [
-        replace(
-            image,
-            name=source.prefix + image.name,
-            caption=source.name_class(image.caption),
-            subset=subsets[image.subset.name],
-        )
-        for image in found.images
-    ]
+    images = found.images.map_captions(source.name_class).replace(
+        {
+            "name": TextColumn.of(source.prefix + name for name in found.images.names),
+            "subset": found.images.subsets.map(lambda subset: subsets[subset.name]),
+        }
+    )
     notes = [f"regularization: {note}" for note in found.notes]
-    return DataIndex(subsets=tuple(subsets.values()), images=tuple(images), notes=tuple(notes), digest="")
+    return DataIndex(subsets=tuple(subsets.values()), images=images, notes=tuple(notes), digest="")
 
 
 def _join(first: DataIndex, second: DataIndex) -> DataIndex:
-    images = (*first.images, *second.images)
     return DataIndex(
         subsets=(*first.subsets, *second.subsets),
-        images=images,
+        images=ImageTable.join([first.images, second.images]),
         notes=(*first.notes, *second.notes),
-        digest=digest_images(images),
+        digest="",
     )
 
 
@@ -217,45 +237,66 @@ def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:
     )
 
 
-def _read_headers(folders: Sequence[Folder], problems: Problems, notes: list[str]) -> dict[Path, ImageHeader]:
-    headers = {}
-    for path in (path for folder in folders for path in folder.listing.images):
+def _scan_folder(folder: Folder, scan: Scan, problems: Problems, notes: list[str]) -> Scanned:
+    """Read the headers and digests of a folder's images."""
+    images = folder.listing.images
+    found = scan.read_images(images)
+    for error in found.errors.values():
         with problems.collect():
-            header = headers[path] = read_header(path)
-            _check_shape(path, header)
-            notes += _describe_header(path, header)
-    return headers
+            raise error
+    for row, header in zip(found.rows.tolist(), found.pictures.headers(), strict=True):
+        with problems.collect():
+            name = images.names[row]
+            _check_shape(folder.path, name, header)
+            notes += _describe_header(name, header)
+    return found
 
 
-def _check_shape(path: Path, header: ImageHeader) -> None:
+def _check_shape(folder: Path, name: str, header: ImageHeader) -> None:
     if min(header.size) < MIN_SIDE_PX:
-        raise DataError(f"image {path} is too small: {header.size}", hint=f"sides start at {MIN_SIDE_PX} px; remove it")
+        raise DataError(
+            f"image {folder / name} is too small: {header.size}", hint=f"sides start at {MIN_SIDE_PX} px; remove it"
+        )
     if max(header.size) > MAX_ASPECT * min(header.size):
-        raise DataError(f"image {path} is too narrow: {header.size}", hint="crop or remove it")
+        raise DataError(f"image {folder / name} is too narrow: {header.size}", hint="crop or remove it")
 
 
-def _describe_header(path: Path, header: ImageHeader) -> list[str]:
+def _describe_header(name: str, header: ImageHeader) -> list[str]:
     notes = []
-    if path.suffix.lower() not in _SUFFIXES.get(header.format, {f".{header.format.lower()}"}):
-        notes.append(f"{path.name}: its content is {header.format}, read as such")
+    if suffix_of(name).lower() not in _SUFFIXES.get(header.format, {f".{header.format.lower()}"}):
+        notes.append(f"{name}: its content is {header.format}, read as such")
     if header.has_more_frames and header.format != "MPO":
-        notes.append(f"{path.name}: several frames, the first is used")
+        notes.append(f"{name}: several frames, the first is used")
     return notes
 
 
 def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[str], problems: Problems) -> None:
     """Refuse two images that would share one caption file; tell of names that differ in case only."""
     for folder, source in zip(folders, sources, strict=True):
-        by_stem = defaultdict(list)
-        for path in folder.listing.images:
-            by_stem[stem_key(path)].append(path.name)
-        for names in by_stem.values():
-            if len(names) > 1 and source in ("txt", "caption"):
+        names = folder.listing.images.names
+        for twins in _equal(names, stem_of):
+            if source in ("txt", "caption"):
                 problems.add(
-                    f"{' and '.join(names)} in {folder.path} would share one caption file", hint="rename or remove one"
+                    f"{' and '.join(twins)} in {folder.path} would share one caption file", hint="rename or remove one"
                 )
-        cases = Counter(unicodedata.normalize("NFC", path.name).casefold() for path in folder.listing.images)
-        notes += [f"{folder.name}: {name} stands there in {n} spellings" for name, n in cases.items() if n > 1]
+        cases = {_caseless(twins[0]): len(twins) for twins in _equal(names, _caseless)}
+        notes += [f"{folder.name}: {name} stands there in {n} spellings" for name, n in cases.items()]
+
+
+def _caseless(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _equal(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
+    """List the names that have a key in common."""
+    counts = Counter(map(key, names))
+    if counts.total() == len(counts):
+        return []
+    shared: dict[str, list[str]] = {name: [] for name, count in counts.items() if count > 1}
+    for name in names:
+        if (own := key(name)) in shared:
+            shared[own].append(name)
+    return list(shared.values())
 
 
 def _describe_unnumbered(folders: Sequence[Folder]) -> list[str]:
@@ -274,26 +315,22 @@ def _describe_ignored(folders: Sequence[Folder]) -> list[str]:
     for folder in folders:
         listing = folder.listing
         ignored += listing.ignored
-        stems = {stem_key(path) for path in listing.images}
-        for suffix in CAPTION_SUFFIXES:
-            ignored[f"{suffix} without an image"] += len(listing.captions[suffix].keys() - stems)
+        for suffix, files in listing.captions.items():
+            ignored[f"{suffix} without an image"] += len(files) - sum(stem in files for stem in listing.images.stems())
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(ignored.items()) if count)
     return [f"ignored files: {counts}"] if counts else []
 
 
-def _describe_copies(images: Sequence[ImageRecord]) -> list[str]:
-    by_digest = defaultdict(list)
-    for record in images:
-        by_digest[record.digest].append(record.name)
-    return [f"the same picture: {shorten(names)}" for names in by_digest.values() if len(names) > 1]
+def _describe_copies(images: ImageTable) -> list[str]:
+    return [f"the same picture: {shorten([images.names[row] for row in rows])}" for rows in images.digests.copies()]
 
 
-def digest_images(images: Sequence[ImageRecord]) -> str:
+def digest_images(images: ImageTable) -> str:
     """Hash everything about images that training depends on: BLAKE2b-128, hex."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for record in images:
-        fields = (record.name, record.digest, record.caption, record.subset.repeats, record.subset.weight)
-        prior = (record.subset.weight_end, record.subset.pairs_with) if record.subset.is_regularization else ()
-        mask = (record.mask.digest,) if record.mask else ()
-        digest.update(repr((*fields, *prior, *mask)).encode("utf-8", "backslashreplace"))
+    rows = zip(images.names, images.digests, images.captions, images.subsets, images.masks, strict=True)
+    for name, content, caption, subset, mask in rows:
+        prior = (subset.weight_end, subset.pairs_with) if subset.is_regularization else ()
+        fields = (name, content, caption, subset.repeats, subset.weight, *prior, *((mask.digest,) if mask else ()))
+        digest.update(repr(fields).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from sdtune.data.columns import TextColumn
+from sdtune.data.blobs import TextColumn
+from sdtune.data.columns import Lazy
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _DIGITS = re.compile(r"\d+")
 _LARGEST = (1 << 63) - 1
 
 
-class Files(Sequence[Path]):
+class Files(Lazy[Path]):
     """Files of one folder: names and facts in few blocks of memory; a path is made when it is asked for.
 
     Args:
@@ -59,6 +60,10 @@ class Files(Sequence[Path]):
 
     def __iter__(self) -> Iterator[Path]:
         return (self.folder / name for name in self.names)
+
+    def take(self, rows: NDArray[np.int64]) -> Files:
+        """Give some files."""
+        return Files(self.folder, self.names.take(rows), self.facts[rows])
 
     def stems(self) -> Iterator[str]:
         """Give the stem of each file, as `stem_key` does."""
@@ -233,7 +238,7 @@ def _checked(entry: os.DirEntry[str], root: Path) -> os.stat_result:
     if not (entry.name.isprintable() and _is_plain(entry.path)):
         shown = entry.path.encode("utf-8", "backslashreplace").decode()
         raise DataError(f"the file name {shown!a} is not plain text", hint="rename it")
-    if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+    if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
         raise DataError(f"{entry.path} is a link to outside its folder", hint="put a copy of the file there")
     try:
         found = entry.stat()

@@ -3,58 +3,89 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdtune.data.images import read_header
-from sdtune.data.listing import list_folder, shorten, stem_key
+import numpy as np
+
+from sdtune.data.blobs import PathColumn
+from sdtune.data.columns import ChoiceColumn
+from sdtune.data.listing import list_folder, shorten
+from sdtune.data.table import MaskColumn, MaskTable
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from sdtune.config.data import DataOptions
+    from sdtune.data.columns import SizeColumn
     from sdtune.data.folders import Folder
-    from sdtune.data.types import Size
+    from sdtune.data.listing import Files
+    from sdtune.data.scan import Scan, Scanned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MaskFolder:
+    files: Files
+    scanned: Scanned
+    rows: dict[str, list[int]]
+
+    @classmethod
+    def read(cls, path: Path, scan: Scan) -> _MaskFolder:
+        if not path.is_dir():
+            raise DataError(f"no folder {path}", hint="masks are looked for there; check data.mask.dir and mask_dir")
+        files = list_folder(path, path.resolve()).images
+        rows: dict[str, list[int]] = {}
+        for row, stem in enumerate(files.stems()):
+            rows.setdefault(stem, []).append(row)
+        return cls(files=files, scanned=scan.read_images(files), rows=rows)
 
 
 def find_masks(
-    folders: Sequence[Folder], options: DataOptions, sizes: Mapping[Path, Size]
-) -> tuple[dict[Path, Path], list[str]]:
-    """Find the masks of all images; images without one are left out.
+    folders: Sequence[Folder], options: DataOptions, scan: Scan, sizes: Sequence[SizeColumn]
+) -> tuple[list[MaskColumn], list[str]]:
+    """Find the masks of all images.
 
     Args:
         folders: The images.
         options: `mask.dir`, and the `mask_dir` of single folders, which goes before.
-        sizes: Size of each image.
+        scan: Reads files.
+        sizes: Sizes of the images of each folder.
 
     Returns:
-        Image file to mask file, and notes for the user.
+        Masks of each folder's images, in their order, and notes for the user.
 
     Raises:
         DataError: A folder of masks is missing or fits no image; a mask of another size than its image, or that two
             images would share: all of them together.
     """
-    masks: dict[Path, Path] = {}
+    columns: list[MaskColumn] = []
     notes: list[str] = []
     problems = Problems(DataError)
-    for folder in folders:
-        if (place := _mask_folder(folder, options)) is not None:
-            with problems.collect():
-                found = _match(folder, place)
-                masks |= found
-                notes += _describe(folder, place, found)
-    for image, mask in masks.items():
+    read: dict[Path, _MaskFolder] = {}
+    times: Counter[tuple[Path, int]] = Counter()
+    for folder, own in zip(folders, sizes, strict=True):
+        if (place := _mask_folder(folder, options)) is None:
+            columns.append(MaskColumn.of([None] * len(own)))
+            continue
         with problems.collect():
-            _check_size(image, sizes[image], mask)
-    for mask, times in Counter(masks.values()).items():
-        if times > 1:
+            masks = read.get(place) or read.setdefault(place, _MaskFolder.read(place, scan))
+            found = _match(folder, masks)
+            notes += _describe(folder, place, found)
+            times.update((place, row) for row in found[found >= 0].tolist())
+            _check_sizes(folder, own, masks, found, problems)
+            columns.append(_column(masks, found))
+    for (place, row), count in times.items():
+        if count > 1:
             problems.add(
-                f"mask {mask} fits {times} images",
+                f"mask {read[place].files[row]} fits {count} images",
                 hint="sort the masks into folders named as those of the images, or give mask_dir in data.subsets",
             )
     problems.raise_if_any()
-    return masks, notes
+    return columns, notes
 
 
 def _mask_folder(folder: Folder, options: DataOptions) -> Path | None:
@@ -66,29 +97,54 @@ def _mask_folder(folder: Folder, options: DataOptions) -> Path | None:
     return own if own.is_dir() else options.mask.dir
 
 
-def _match(folder: Folder, place: Path) -> dict[Path, Path]:
-    if not place.is_dir():
-        raise DataError(f"no folder {place}", hint="masks are looked for there; check data.mask.dir and mask_dir")
-    by_stem: dict[str, list[Path]] = {}
-    for path in list_folder(place, place.resolve()).images:
-        by_stem.setdefault(stem_key(path), []).append(path)
-    found = {image: by_stem[stem_key(image)] for image in folder.listing.images if stem_key(image) in by_stem}
-    if not found:
+def _match(folder: Folder, masks: _MaskFolder) -> NDArray[np.int64]:
+    """Find the mask of each image: its row among the files, -1 for none."""
+    images = folder.listing.images
+    rows = np.fromiter((masks.rows.get(stem, [-1])[0] for stem in images.stems()), np.int64)
+    if not (rows >= 0).any():
         raise DataError(
-            f"no mask in {place} is named as an image in {folder.path}", hint="the mask of dog.jpg is dog.png there"
+            f"no mask in {masks.files.folder} is named as an image in {folder.path}",
+            hint="the mask of dog.jpg is dog.png there",
         )
-    if doubles := [image.name for image, paths in found.items() if len(paths) > 1]:
-        raise DataError(f"several masks in {place} fit {shorten(doubles)}", hint="keep one of each")
-    return {image: paths[0] for image, paths in found.items()}
+    doubled = [
+        name for name, stem in zip(images.names, images.stems(), strict=True) if len(masks.rows.get(stem, ())) > 1
+    ]
+    if doubled:
+        raise DataError(f"several masks in {masks.files.folder} fit {shorten(doubled)}", hint="keep one of each")
+    return rows
 
 
-def _describe(folder: Folder, place: Path, found: Mapping[Path, Path]) -> list[str]:
-    without = [image.name for image in folder.listing.images if image not in found]
+def _describe(folder: Folder, place: Path, found: NDArray[np.int64]) -> list[str]:
+    without = [folder.listing.images.names[row] for row in np.flatnonzero(found < 0).tolist()]
     rest = f"; without one, counted as a whole: {shorten(without)}" if without else ""
-    return [f"{folder.name}: {len(found)} masks from {place.name}{rest}"]
+    return [f"{folder.name}: {len(found) - len(without)} masks from {place.name}{rest}"]
 
 
-def _check_size(image: Path, size: Size, mask: Path) -> None:
-    found = read_header(mask).size
-    if found != size:
-        raise DataError(f"mask {mask} has {found} px, its image {size}", hint=f"make it as large as {image.name}")
+def _check_sizes(
+    folder: Folder, sizes: SizeColumn, masks: _MaskFolder, found: NDArray[np.int64], problems: Problems
+) -> None:
+    places = _places(masks, found)
+    for row in found[(found >= 0) & (places < 0)].tolist():
+        with problems.collect():
+            raise masks.scanned.errors[row]
+    own = masks.scanned.pictures.sizes
+    differs = (sizes.array != own.array[places]).any(axis=1) if len(own) else np.zeros(len(found), dtype=np.bool_)
+    for row in np.flatnonzero(differs & (places >= 0)).tolist():
+        image = folder.listing.images.names[row]
+        problems.add(
+            f"mask {masks.files[found[row]]} has {own[places[row]]} px, its image {sizes[row]}",
+            hint=f"make it as large as {image}",
+        )
+
+
+def _places(masks: _MaskFolder, found: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Give the place of each mask among those that could be read; -1 for none."""
+    places = np.full(len(masks.files) + 1, -1, np.int32)  # the last one stands for none
+    places[masks.scanned.rows] = np.arange(len(masks.scanned.rows))
+    return places[found]
+
+
+def _column(masks: _MaskFolder, found: NDArray[np.int64]) -> MaskColumn:
+    files = masks.files.take(masks.scanned.rows)
+    paths = PathColumn(ChoiceColumn([files.folder], np.zeros(len(files), np.int32)), files.names)
+    return MaskColumn(_places(masks, found), MaskTable({"path": paths, "digest": masks.scanned.pictures.digests}))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdtune.data.prompts import fill_template
 from sdtune.data.regularization import find_pairs
+from sdtune.data.table import ImageTable, PlacementTable
 from sdtune.data.types import ImageRecord, Placement, Size, Subset
 from sdtune.errors import ConfigError
 
@@ -51,14 +52,14 @@ def find_missing(
     wanted: dict[str, Counter[Size]] = {}
     found: dict[str, Counter[Size]] = {}
     paths = set()
-    for image, placement in zip(index.images, placements, strict=True):
-        if not image.subset.is_regularization:
-            if source.belongs_to in (None, image.subset.path):
-                counts = wanted.setdefault(_prompt(source, image.caption), Counter())
-                counts[placement.bucket] += source.per_image
-        elif image.name.startswith(source.prefix) and image.path.is_relative_to(source.path):
-            found.setdefault(image.caption, Counter())[placement.bucket] += 1
-            paths.add(image.path)
+    images, buckets = index.images, PlacementTable.of(placements).buckets
+    for row, (subset, caption, bucket) in enumerate(zip(images.subsets, images.captions, buckets, strict=True)):
+        if not subset.is_regularization:
+            if source.belongs_to in (None, subset.path):
+                wanted.setdefault(_prompt(source, caption), Counter())[bucket] += source.per_image
+        elif images.names[row].startswith(source.prefix) and images.paths[row].is_relative_to(source.path):
+            found.setdefault(caption, Counter())[bucket] += 1
+            paths.add(images.paths[row])
     _check_flat(source, paths)
     free = _free_numbers({path.stem for path in paths})
     return tuple(
@@ -70,7 +71,7 @@ def find_missing(
 
 def with_planned(
     index: DataIndex, placements: Sequence[Placement], source: RegularizationSource, missing: Sequence[MissingImage]
-) -> tuple[DataIndex, tuple[Placement, ...]]:
+) -> tuple[DataIndex, PlacementTable]:
     """Add images to be drawn as if they were there, so that a run can be planned; they have no digest."""
     name = source.prefix + source.path.resolve().name
     known = next((own for own in index.subsets if own.name == name), None)
@@ -86,7 +87,7 @@ def with_planned(
     )
     (pairs,) = find_pairs([planned], [own for own in index.subsets if not own.is_regularization], source.belongs_to)
     subset = known or replace(planned, pairs_with=pairs)
-    images = tuple(
+    images = ImageTable.of(
         ImageRecord(
             path=item.path,
             name=source.prefix + item.path.name,
@@ -97,9 +98,10 @@ def with_planned(
         )
         for item in missing
     )
-    places = tuple(Placement(bucket=item.size, resized=item.size, left=0, top=0) for item in missing)
+    places = PlacementTable.of(Placement(bucket=item.size, resized=item.size, left=0, top=0) for item in missing)
     subsets = index.subsets if known else (*index.subsets, subset)
-    return replace(index, subsets=subsets, images=(*index.images, *images)), (*placements, *places)
+    joined = replace(index, subsets=subsets, images=ImageTable.join([index.images, images]))
+    return joined, PlacementTable.join([PlacementTable.of(placements), places])
 
 
 def _prompt(source: RegularizationSource, caption: str) -> str:

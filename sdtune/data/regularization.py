@@ -12,11 +12,12 @@ from sdtune.data.prompts import class_text_of
 from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from sdtune.config.regularization import RegularizationOptions
     from sdtune.config.subsets import SubsetOptions
-    from sdtune.data.types import ImageRecord, Subset
+    from sdtune.data.table import ImageTable
+    from sdtune.data.types import Subset
 
 PREFIX = "regularization/"
 
@@ -109,9 +110,9 @@ def find_pairs(
     return pairs if all(pairs) else [()] * len(folders)
 
 
-def instances_of(images: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
+def instances_of(images: ImageTable) -> ImageTable:
     """Leave the regularization images out."""
-    return tuple(image for image in images if not image.subset.is_regularization)
+    return images.select(~images.is_regularization)
 
 
 def weight_at(subset: Subset, epoch: int, epochs: int) -> float:

@@ -6,21 +6,23 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sdtune.config.objective import MaskOptions
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index, bytes_digest, digest_images
 from sdtune.data.listing import shorten
+from sdtune.data.table import PlacementTable
 from sdtune.data.types import Visit
 from sdtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
     from sdtune.config.validation import ValidationOptions
     from sdtune.data.index import DataIndex
-    from sdtune.data.types import ImageRecord, Placement
+    from sdtune.data.table import ImageTable
 
 ENOUGH_IMAGES = 4  # with fewer, chance decides between two steps
 
@@ -35,11 +37,11 @@ class HeldOut:
     """
 
     index: DataIndex
-    placements: tuple[Placement, ...]
+    placements: PlacementTable
 
     def visits(self) -> tuple[Visit, ...]:
         """Give the one visit of each image; what is drawn for it hangs on its content, not on its name."""
-        return tuple(Visit(image=number, sample_id=record.digest) for number, record in enumerate(self.index.images))
+        return tuple(Visit(image=number, sample_id=digest) for number, digest in enumerate(self.index.images.digests))
 
 
 def hold_out(index: DataIndex, options: DataOptions, validation: ValidationOptions) -> tuple[DataIndex, HeldOut | None]:
@@ -65,14 +67,16 @@ def hold_out(index: DataIndex, options: DataOptions, validation: ValidationOptio
     else:
         rest, held = _split(index, _choose(index, validation))
     measured = _one_of_each(held.images)[: validation.most_images]
-    held = replace(held, images=tuple(measured), digest=digest_images(measured))
+    held = replace(held, images=measured, digest=digest_images(measured))
     if validation.patience is not None and len(measured) < ENOUGH_IMAGES:
         raise ConfigError(
             f"validation.patience takes {ENOUGH_IMAGES} validation images at least, there are {len(measured)}",
             hint="hold out more of them, or leave it out",
         )
     both = bytes_digest(f"{rest.digest} {held.digest}".encode())
-    return replace(rest, digest=both), HeldOut(index=held, placements=place_images(held.images, options))
+    return replace(rest, digest=both), HeldOut(
+        index=held, placements=PlacementTable.of(place_images(held.images, options))
+    )
 
 
 def content_rank(digest: str) -> str:
@@ -84,9 +88,11 @@ def _read_folder(path: Path, options: DataOptions) -> DataIndex:
     return build_index(options.model_copy(update={"path": path, "subsets": (), "mask": MaskOptions()}))
 
 
-def _refuse_shared(trained: Iterable[ImageRecord], held: Iterable[ImageRecord], path: Path) -> None:
-    names = {record.digest: record.name for record in trained}
-    shared = [f"{record.name} is {names[record.digest]}" for record in held if record.digest in names]
+def _refuse_shared(trained: ImageTable, held: ImageTable, path: Path) -> None:
+    digests = set(held.digests)
+    names = {digest: name for digest, name in zip(trained.digests, trained.names, strict=True) if digest in digests}
+    pairs = zip(held.digests, held.names, strict=True)
+    shared = [f"{name} is {names[digest]}" for digest, name in pairs if digest in names]
     if shared:
         raise DataError(
             f"{len(shared)} validation images are trained on too: {shorten(shared)}",
@@ -101,8 +107,8 @@ def _choose(index: DataIndex, validation: ValidationOptions) -> set[str]:
     No folder loses its last image, and what is a regularization image too stays.
     """
     assert validation.split is not None
-    left = {folder: set(_digests(index, folder)) for folder in {record.subset.name for record in index.instances}}
-    digests = {record.digest for record in index.instances}
+    left = _digests_by_folder(index.instances)
+    digests: set[str] = set().union(*left.values())
     wanted = min(round(validation.split * len(digests)), validation.most_images or len(digests))
     if not 0 < wanted < len(digests):
         side = "holds out none of" if wanted == 0 else "leaves nothing to train on of"
@@ -111,7 +117,7 @@ def _choose(index: DataIndex, validation: ValidationOptions) -> set[str]:
             hint="choose another share, add images, or give validation.path",
         )
     chosen: set[str] = set()
-    for digest in sorted(digests - {record.digest for record in index.regularization}, key=content_rank):
+    for digest in sorted(digests - set(index.regularization.digests), key=content_rank):
         if len(chosen) < wanted and all(folder != {digest} for folder in left.values()):
             chosen.add(digest)
             for folder in left.values():
@@ -123,17 +129,22 @@ def _choose(index: DataIndex, validation: ValidationOptions) -> set[str]:
     return chosen
 
 
-def _digests(index: DataIndex, folder: str) -> list[str]:
-    return [record.digest for record in index.instances if record.subset.name == folder]
+def _digests_by_folder(images: ImageTable) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for subset, digest in zip(images.subsets, images.digests, strict=True):
+        found.setdefault(subset.name, set()).add(digest)
+    return found
 
 
 def _split(index: DataIndex, chosen: set[str]) -> tuple[DataIndex, DataIndex]:
-    held = tuple(record for record in index.images if record.digest in chosen)
-    rest = tuple(record for record in index.images if record.digest not in chosen)
+    is_held = np.fromiter((digest in chosen for digest in index.images.digests), np.bool_)
+    rest, held = index.images.select(~is_held), index.images.select(is_held)
     return replace(index, images=rest, digest=digest_images(rest)), replace(index, images=held, notes=())
 
 
-def _one_of_each(images: Iterable[ImageRecord]) -> list[ImageRecord]:
+def _one_of_each(images: ImageTable) -> ImageTable:
     """Give one image of each content, by rank."""
-    by_digest = {record.digest: record for record in reversed(tuple(images))}
-    return [by_digest[digest] for digest in sorted(by_digest, key=content_rank)]
+    rows: dict[str, int] = {}
+    for row, digest in enumerate(images.digests):
+        rows.setdefault(digest, row)
+    return images.select([rows[digest] for digest in sorted(rows, key=content_rank)])

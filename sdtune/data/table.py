@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
+from sdtune.data.blobs import PathColumn, TextColumn
 from sdtune.data.columns import (
     ChoiceColumn,
     Column,
     DigestColumn,
     NumberColumn,
     OptionalColumn,
-    PathColumn,
     SizeColumn,
-    TextColumn,
     chunked,
 )
 from sdtune.data.types import ImageRecord, MaskFile, Placement
@@ -113,10 +112,7 @@ class MaskTable(Table[MaskFile]):
 class MaskColumn(OptionalColumn[MaskFile]):
     """The mask of each image that has one."""
 
-    @classmethod
-    def of(cls, values: Iterable[MaskFile | None]) -> OptionalColumn[MaskFile]:
-        """Make a column of masks."""
-        return cls.of_kind(MaskTable, values)
+    kind = MaskTable
 
 
 class ImageTable(Table[ImageRecord]):
@@ -169,11 +165,11 @@ class ImageTable(Table[ImageRecord]):
         return found
 
     @property
-    def has_masks(self) -> bool:
-        """Whether an image has a mask."""
+    def masks(self) -> MaskColumn:
+        """The mask of each image that has one."""
         found = self.column("mask")
-        assert isinstance(found, OptionalColumn)
-        return found.is_any()
+        assert isinstance(found, MaskColumn)
+        return found
 
     @property
     def is_regularization(self) -> NDArray[np.bool_]:

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from sdtune import paths
 from sdtune.errors import PlatformError
 from sdtune.files import sweep_drafts, writing
-from sdtune.paths import user_cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,7 +106,7 @@ def open_store(mode: Literal["auto", "disk", "ram"], kind: str, options: CacheOp
 
 def cache_folder(options: CacheOptions) -> Path:
     """Give the cache folder: `data.cache.dir`, or the user's cache folder."""
-    return options.dir.expanduser() if options.dir is not None else user_cache_folder()
+    return paths.cache_folder(options.dir)
 
 
 def content_key(*parts: object) -> str:

@@ -13,6 +13,7 @@ from sdtune.data.plan import batches_per_epoch
 from sdtune.data.regularization import find_sources
 from sdtune.data.rotation import plan_rotations
 from sdtune.data.split import hold_out
+from sdtune.data.table import PlacementTable
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.open import open_model
 from sdtune.train.device import DTYPES, choose_device, compute_dtype
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from sdtune.data.index import DataIndex
     from sdtune.data.missing import MissingImage
     from sdtune.data.split import HeldOut
-    from sdtune.data.types import Placement
     from sdtune.models.base import DiffusionModel
     from sdtune.plugins import Registry
     from sdtune.specs import MethodSpec
@@ -99,7 +99,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
 
 def read_data(
     options: CoreOptions, model: DiffusionModel
-) -> tuple[DataIndex, tuple[Placement, ...], tuple[MissingImage, ...], HeldOut | None]:
+) -> tuple[DataIndex, PlacementTable, tuple[MissingImage, ...], HeldOut | None]:
     """Read the images and place them; regularization images that will be drawn are counted as if they were there.
 
     What is held out for validation is not among them.
@@ -110,7 +110,7 @@ def read_data(
         lambda prompt: drawing_folder(model, prompt, options.data.resolution),
     )
     index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
-    placements = place_images(index.images, options.data)
+    placements = PlacementTable.of(place_images(index.images, options.data))
     missing: list[MissingImage] = []
     for source in sources:
         if found := find_missing(source, index, placements):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.config.schema import CoreOptions
@@ -78,7 +78,7 @@ class RunInfo:
     clip_skip: int
     base_name: str
     base_digest: str
-    images: tuple[ImageRecord, ...]
+    images: Sequence[ImageRecord]
     buckets: Mapping[Size, int]
     started_at: float
     finished_at: float
@@ -86,6 +86,6 @@ class RunInfo:
     zero_terminal_snr: bool = False
     trigger: str = ""
     suffix: str = ""
-    regularization: tuple[ImageRecord, ...] = ()
+    regularization: Sequence[ImageRecord] = ()
     picture: Path | None = None
     optimizer: OptimizerSnapshot | None = None

@@ -15,6 +15,7 @@ from sdtune.data.batches import BatchBuilder
 from sdtune.data.cache import LatentCache
 from sdtune.data.index import verify_pixels
 from sdtune.data.plan import plan_epoch
+from sdtune.data.table import ImageTable
 from sdtune.data.tensor_store import open_store
 from sdtune.data.text_cache import TextCache
 from sdtune.train.advice import encoding_hint
@@ -261,8 +262,8 @@ def _held_out_captions(run: Run) -> list[str]:
 def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
     options = run.options.data.cache
     if options.latents == "off":
-        others = run.held_out.index.images if run.held_out else ()
-        verify_pixels(run.ranks.share((*run.index.images, *others)))
+        tables = [run.index.images, *([run.held_out.index.images] if run.held_out else [])]
+        verify_pixels(run.ranks.share(ImageTable.join(tables)))
         return None
     cache = LatentCache(
         open_store(options.latents, "latents", options),

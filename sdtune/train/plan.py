@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sdtune import __version__
 from sdtune.config.rates import count_steps
 from sdtune.export.artifact import PICKLED_KINDS
@@ -16,9 +18,7 @@ from sdtune.train.optim import group_rates
 from sdtune.train.space import describe_saving
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sdtune.data.types import ImageRecord
+    from sdtune.data.table import ImageTable
     from sdtune.train.method import ParamGroup
     from sdtune.train.run import Run
 
@@ -134,10 +134,9 @@ def _images_text(run: Run) -> str:
     return _folders_text(run.index.instances)
 
 
-def _folders_text(images: Sequence[ImageRecord]) -> str:
-    subsets = {image.subset.name: image.subset for image in images}
-    counts = Counter(image.subset.name for image in images)
-    parts = [f"{name}: {counts[name]} x {subset.repeats:g} repeats" for name, subset in subsets.items()]
+def _folders_text(images: ImageTable) -> str:
+    counts = images.subsets.counts()
+    parts = [f"{subset.name}: {count} x {subset.repeats:g} repeats" for subset, count in counts.items()]
     return f"{len(images)} ({'; '.join(parts)})"
 
 
@@ -155,9 +154,12 @@ def _regularization_facts(run: Run) -> dict[str, str]:
 
 
 def _captions_text(run: Run) -> str:
-    counts = Counter(image.subset.caption_source for image in run.index.instances)
+    instances = run.index.instances
+    counts: Counter[str] = Counter()
+    for subset, count in instances.subsets.counts().items():
+        counts[subset.caption_source] += count
     sources = [f"{count} from {_SOURCES.get(source, source)}" for source, count in sorted(counts.items())]
-    distinct = len({image.caption for image in run.index.instances})
+    distinct = len(set(instances.captions))
     trigger = run.trigger()
     shared = f", all begin with '{trigger}'" if trigger else ""
     return f"{', '.join(sources)}; {distinct} different{shared}"
@@ -204,23 +206,20 @@ def _notes(run: Run) -> list[str]:
     notes = []
     if cut := _cut_captions_text(run):
         notes.append(cut)
-    small = [
-        image.name
-        for image, placement in zip(run.index.images, run.placements, strict=True)
-        if placement.resized.width > image.size.width
-    ]
+    small = np.flatnonzero(run.placements.resized[:, 0] > run.index.images.sizes[:, 0]).tolist()
     if small:
-        notes.append(f"{len(small)} images are enlarged to their bucket, first: {small[0]}")
+        first = run.index.images.names[small[0]]
+        notes.append(f"{len(small)} images are enlarged to their bucket, first: {first}")
     return notes
 
 
 def _cut_captions_text(run: Run) -> str:
-    model, counts = run.model, Counter(image.caption for image in run.index.images)
+    model, counts = run.model, Counter(run.index.images.captions)
     cut = {caption: places for caption in counts if (places := model.count_cut(caption))}
     if not cut:
         return ""
     worst = max(cut, key=lambda caption: cut[caption])
-    name = next(image.name for image in run.index.images if image.caption == worst)
+    name = run.index.images.names[run.index.images.captions.index(worst)]
     count, chunks = model.count_tokens(worst), model.source.options.chunks
     more = min(max(math.ceil(count / _PIECE), chunks + 1), _MOST_CHUNKS)
     remedy = f"; model.chunks={more} reads more" if more > chunks else ""

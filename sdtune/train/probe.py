@@ -161,7 +161,7 @@ class _Probe:
 
     def _comparison_options(self, run: Run) -> CoreOptions | None:
         """Give the run's options with images held out; None where rates are not compared."""
-        images = len({record.digest for record in run.index.instances})
+        images = len(set(run.index.instances.digests))
         return with_held_out(self.loaded.options, images) if self.plan.compare else None
 
     def _tell_cost(self, run: Run, options: CoreOptions | None) -> None:

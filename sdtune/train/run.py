@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from sdtune.data.missing import MissingImage
     from sdtune.data.rotation import Rotation
     from sdtune.data.split import HeldOut
+    from sdtune.data.table import PlacementTable
     from sdtune.data.text_cache import TextCache
-    from sdtune.data.types import Placement, Size
+    from sdtune.data.types import Size
     from sdtune.export.artifact import ArtifactKind
     from sdtune.models.base import DiffusionModel, Part
     from sdtune.specs import MethodSpec
@@ -93,7 +95,7 @@ class Run:
     method: Method[Any]
     groups: tuple[ParamGroup, ...]
     index: DataIndex
-    placements: tuple[Placement, ...]
+    placements: PlacementTable
     rotations: tuple[Rotation, ...]
     missing: tuple[MissingImage, ...]
     timetable: Timetable
@@ -181,12 +183,12 @@ class Run:
 
     def trigger(self) -> str:
         """Give the words all captions begin with, up to the last that is no link; empty when they share none."""
-        captions = [image.caption.replace(",", " ,").split() for image in self.index.instances]
-        shared: list[str] = []
-        for words in zip(*captions, strict=False):
-            if len(set(words)) > 1:
+        captions = (caption.replace(",", " ,").split() for caption in self.index.instances.captions)
+        shared = next(captions)
+        for words in captions:
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(shared, words, strict=False))
+            if not (shared := [word for word, _ in same]):
                 break
-            shared.append(words[0])
         while shared and shared[-1] in _LINKS:
             shared.pop()
         return " ".join(shared).replace(" ,", ",")

@@ -109,8 +109,8 @@ def checkpoint_bytes(run: Run) -> int:
 def cached_bytes(run: Run, caption_bytes: int | None = None) -> dict[str, int]:
     """Compute what full caches of `latents` and of `text` hold: in float32, mean and std of each picture."""
     numbers = run.model.latent_channels / run.model.latent_factor**2
-    pixels = sum(place.bucket.width * place.bucket.height for place in run.placements)
-    captions = {image.caption for image in run.index.images} | set(run.options.preview.prompts)
+    pixels = sum(bucket.width * bucket.height * count for bucket, count in run.placements.buckets.counts().items())
+    captions = {*run.index.images.captions, *run.options.preview.prompts}
     each = caption_bytes or run.model.source.options.chunks * _TEXT_BYTES
     latents = math.ceil(pixels * (2 if run.options.data.flip else 1) * numbers) * 2 * 4
     return {"latents": latents, "text": len(captions) * each}

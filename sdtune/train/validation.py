@@ -120,7 +120,7 @@ class Validator:
             own = [self._losses(number, check) for number in self._run.ranks.part(self.count)]
         measured = [losses for share in self._run.ranks.gather(own) for losses in share]
         table, objective = torch.stack(measured, dim=1).unbind()  # (N, timesteps)
-        names = [record.name for record in self._held_out.index.images]
+        names = list(self._held_out.index.images.names)
         bins = table.reshape(self.count, self._run.options.validation.timesteps, -1).mean((0, 2))
         return ValidationResult(
             images=dict(zip(names, table.mean(1).tolist(), strict=True)),

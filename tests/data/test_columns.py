@@ -3,18 +3,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdtune.data.blobs import BytesColumn, PathColumn, TextColumn
 from sdtune.data.columns import (
     ChoiceColumn,
     DigestColumn,
     NumberColumn,
     OptionalColumn,
-    PathColumn,
     SizeColumn,
-    TextColumn,
 )
 from sdtune.data.types import Size
 
 VALUES = {
+    BytesColumn: [b"a", b"", b"\xff\0", b"\xff\0", b"a"],
     TextColumn: ["a dog", "", "äß犬", "äß犬", "\ud800 alone", "a dog"],
     DigestColumn: ["00" * 15 + "01", "", "ab" * 16, "", "00" * 15 + "01"],
     NumberColumn: [0, -1, 2**31 - 1, 7, 7],
@@ -79,6 +79,12 @@ def test_one_text_for_many_rows_is_kept_once():
     assert len(many._blob) == len(joined._blob) == len("a photo of a dog")
 
 
+@pytest.mark.parametrize("kind", [BytesColumn, TextColumn])
+def test_blobs_are_unpacked_as_they_were_packed(kind):
+    column = kind.of(VALUES[kind]).take(np.array([4, 0, 3, 3]))
+    assert kind.unpack(*column.pack()) == column
+
+
 def test_choices_that_no_row_has_go():
     column = ChoiceColumn.of("xyz").take(np.array([2, 0]))
     assert column.choices == ("x", "z")
@@ -91,10 +97,11 @@ def test_a_claim_is_asked_once_for_each_choice():
     assert (flags.tolist(), asked) == ([True, False, True, True], ["x", "y"])
 
 
-def test_digests_are_grouped_as_their_texts_are():
-    values = VALUES[DigestColumn]
-    groups = DigestColumn.of(values).groups().tolist()
-    assert [groups[0] == group for group in groups] == [values[0] == value for value in values]
+def test_rows_of_one_digest_are_copies():
+    half = "ab" * 8
+    column = DigestColumn.of([half + "00" * 8, half + "11" * 8, "cd" * 16, half + "00" * 8, "cd" * 16, "cd" * 16])
+    assert column.copies() == [[0, 3], [2, 4, 5]]
+    assert DigestColumn.of([]).copies() == []
 
 
 @pytest.mark.parametrize("text", ["ab", "zz" * 16, "ab" * 17])

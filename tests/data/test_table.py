@@ -82,8 +82,9 @@ def test_columns_are_the_fields_of_the_records():
     assert table.subsets == [row.subset for row in rows]
     assert table.sizes.tolist() == [list(row.size) for row in rows]
     assert table.is_regularization.tolist() == [row.subset.is_regularization for row in rows]
-    assert table.has_masks
-    assert not table.select([row.mask is None for row in rows]).has_masks
+    assert table.masks == [row.mask for row in rows]
+    assert table.masks.is_any()
+    assert not table.select([row.mask is None for row in rows]).masks.is_any()
 
 
 def test_columns_of_placements_are_their_fields():

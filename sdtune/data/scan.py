@@ -1,0 +1,234 @@
+"""Read the files of a data set, each once: what has not changed since the last time is remembered.
+
+A file counts as unchanged when its size, the times of the last change of its content and of its status, and its inode
+are as they were. A file that was changed less than two seconds before it was read is read again, because a second
+change might not be seen in its times (git calls such files racy).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from sdtune.data.blobs import BytesColumn
+from sdtune.data.columns import DIGEST_BYTES, chunked
+from sdtune.data.images import header_of, read_file
+from sdtune.data.listing import file_facts, stem_of, suffix_of
+from sdtune.data.scan_memory import KnownImages, KnownTexts, Pictures, read_memory, write_memory
+from sdtune.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from sdtune.data.images import ImageHeader
+    from sdtune.data.listing import Files, FilesByStem
+
+    Facts = tuple[int, int, int, int]
+
+_RACY_NS = 2 * 10**9
+_CTIME = 2  # place among a file's facts
+_AT_ONCE = 64  # files that a thread reads before it asks for more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scanned:
+    """What was read of image files.
+
+    Attributes:
+        rows: (M,) int64: which of the files could be read, in order.
+        pictures: Of these.
+        errors: What is wrong with each of the others.
+    """
+
+    rows: NDArray[np.int64]
+    pictures: Pictures
+    errors: Mapping[int, DataError]
+
+
+class Scan:
+    """Read files of folders, and remember what they hold.
+
+    Args:
+        place: Folder for what is remembered; None: nothing is.
+        workers: Threads that read.
+    """
+
+    def __init__(self, place: Path | None = None, workers: int = 0) -> None:
+        self._place, self._workers = place, workers
+        self._started_ns = time.time_ns()
+
+    def read_images(self, files: Files) -> Scanned:
+        """Read headers and digests of images."""
+        place = self._place_of(files, "images")
+        known = read_memory(place, KnownImages) if place else None
+        known = known or KnownImages.of_files(files[:0], Pictures.of([]))
+        rows = known.rows(files)
+        new = np.flatnonzero(rows < 0)
+        parts, count, unsettled = [known.pictures], len(known.names), []
+        errors: dict[int, DataError] = {}
+        for chunk in chunked(zip(new.tolist(), self._read_new(files, new), strict=True)):
+            sound = [(row, found) for row, found in chunk if not isinstance(found, DataError)]
+            errors |= {row: found for row, found in chunk if isinstance(found, DataError)}
+            parts.append(Pictures.of([(found.header, found.digest) for _, found in sound]))
+            rows[[row for row, _ in sound]] = range(count, count + len(sound))
+            count += len(sound)
+            unsettled += [row for row, found in sound if not self.is_settled(files.facts[row], found.facts)]
+        readable = np.flatnonzero(rows >= 0)
+        pictures = Pictures.join(parts).take(rows[readable])
+        is_stale = len(files) - len(new) < len(known.names)
+        if place and (is_stale or len(unsettled) + len(errors) < len(new)):
+            lasting = np.flatnonzero(~np.isin(readable, unsettled))
+            write_memory(place, KnownImages.of_files(files.take(readable[lasting]), pictures.take(lasting)))
+        return Scanned(rows=readable, pictures=pictures, errors=errors)
+
+    def texts(self, files: Mapping[str, FilesByStem], most_bytes: int) -> TextReader:
+        """Give what reads the small files of one folder, e.g. captions; it remembers them when its block ends.
+
+        Args:
+            files: Suffix to files, as a listing has them.
+            most_bytes: Of a longer file so many are read.
+        """
+        return TextReader({suffix: _Texts(self, found, most_bytes) for suffix, found in files.items()})
+
+    def known_texts(self, files: Files) -> KnownTexts:
+        """Give what is remembered of small files."""
+        place = self._place_of(files, "texts")
+        return (place and read_memory(place, KnownTexts)) or KnownTexts.of_files(files[:0], BytesColumn.of([]))
+
+    def keep_texts(self, files: Files, lasting: NDArray[np.int64], contents: BytesColumn) -> None:
+        """Remember small files.
+
+        Args:
+            files: All of the folder.
+            lasting: Which of them are known.
+            contents: Of those.
+        """
+        if place := self._place_of(files, "texts"):
+            write_memory(place, KnownTexts.of_files(files.take(lasting), contents))
+
+    def is_settled(self, listed: NDArray[np.int64], after: Facts | None) -> bool:
+        """Tell whether a file was the same before and after it was read, and not changed just before."""
+        before = tuple(listed.tolist())
+        return before == after and before[_CTIME] < self._started_ns - _RACY_NS
+
+    def _place_of(self, files: Files, kind: str) -> Path | None:
+        """Give the file that remembers some kind of files of a folder."""
+        if self._place is None or not len(files):
+            return None
+        suffix = "" if kind == "images" else suffix_of(files.names[0]).lower()
+        name = f"{kind}{suffix} {os.path.realpath(files.folder)}".encode("utf-8", "surrogateescape")
+        key = hashlib.blake2b(name, digest_size=DIGEST_BYTES).hexdigest()
+        return self._place / key[:2] / f"{key}.scan"
+
+    def _read_new(self, files: Files, rows: NDArray[np.int64]) -> Iterator[_Found | DataError]:
+        if self._workers < 2 or len(rows) < _AT_ONCE:
+            for row in rows.tolist():
+                yield _read_image(files[row])
+            return
+        pool = ThreadPoolExecutor(self._workers)
+        try:
+            for found in pool.map(lambda part: [_read_image(files[row]) for row in part], chunked(rows, _AT_ONCE)):
+                yield from found
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class TextReader:
+    """Read small files of one folder."""
+
+    def __init__(self, texts: Mapping[str, _Texts]) -> None:
+        self._texts = texts
+
+    def __call__(self, path: Path) -> bytes:
+        """Give a file's bytes.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return self._texts[suffix_of(path.name).lower()].read(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for texts in self._texts.values():
+            texts.close()
+
+
+class _Texts:
+    """Small files of one suffix; nothing is done before the first is asked for."""
+
+    def __init__(self, scan: Scan, files: FilesByStem, most_bytes: int) -> None:
+        self._scan, self._files, self._most_bytes = scan, files, most_bytes
+        self._known: KnownTexts | None = None
+        self._rows = np.empty(0, np.int64)
+        self._new: dict[int, bytes] = {}
+        self._is_changed = False
+
+    def read(self, path: Path) -> bytes:
+        known = self._known or self._open()
+        place = self._files.row(stem_of(path.name))
+        assert place is not None, "asked for a file that was not listed"
+        row = int(self._rows[place])
+        return known.contents.at(row) if row >= 0 else self._read(path, place)
+
+    def close(self) -> None:
+        if self._known is None or not self._is_changed:
+            return
+        files, new = self._files.files, sorted(self._new)
+        self._rows[new] = np.arange(len(new)) + len(self._known.names)
+        lasting = np.flatnonzero(self._rows >= 0)
+        contents = BytesColumn.join([self._known.contents, BytesColumn.of(self._new[place] for place in new)])
+        self._scan.keep_texts(files, lasting, contents.take(self._rows[lasting]))
+
+    def _open(self) -> KnownTexts:
+        files = self._files.files
+        self._known = self._scan.known_texts(files)
+        self._rows = self._known.rows(files)
+        self._is_changed = int((self._rows >= 0).sum()) < len(self._known.names)
+        return self._known
+
+    def _read(self, path: Path, place: int) -> bytes:
+        try:
+            with path.open("rb") as file:
+                data = file.read(self._most_bytes)
+                after = file_facts(os.fstat(file.fileno()))
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
+        if self._scan.is_settled(self._files.files.facts[place], after):
+            self._new[place], self._is_changed = data, True
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    header: ImageHeader
+    digest: str
+    facts: Facts | None
+
+
+def _read_image(path: Path) -> _Found | DataError:
+    """Read a file once, for its digest and its header."""
+    try:
+        data = read_file(path)
+        header = header_of(BytesIO(data), path)
+    except DataError as error:
+        return error
+    return _Found(header, hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest(), _facts_now(path))
+
+
+def _facts_now(path: Path) -> Facts | None:
+    try:
+        return file_facts(path.stat())
+    except OSError:
+        return None
