@@ -8,14 +8,22 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdtune.config.data import DataOptions
-from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
+from sdtune.data.caption_sources import (
+    CAPTION_OR_CLASS,
+    FILES,
+    check_options,
+    choose_sources,
+    class_text,
+    folder_templates,
+    read_captions,
+)
+from sdtune.data.captions import Rules, word_once
 from sdtune.data.folders import find_folders, has_entries
 from sdtune.data.images import decode, read_header
 from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
 from sdtune.data.mask_files import find_masks
-from sdtune.data.prompts import fill_template, instance_text
-from sdtune.data.regularization import find_pairs, instances_of
+from sdtune.data.prompts import fill_template
+from sdtune.data.regularization import class_options, find_pairs, instances_of
 from sdtune.data.types import ImageRecord, MaskFile, Subset
 from sdtune.errors import DataError, Problems
 
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
     from sdtune.data.images import ImageHeader
     from sdtune.data.regularization import RegularizationSource
@@ -85,7 +94,7 @@ def build_index(options: DataOptions, regularization: Sequence[RegularizationSou
     own = index.subsets
     for source in regularization:
         if not source.per_image or has_entries(source.path):
-            index = _join(index, _read_regularization(source, own))
+            index = _join(index, _read_regularization(source, own, options))
     return index
 
 
@@ -117,28 +126,22 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
             name=folder.prefix + path.name,
             size=headers[path].size,
             digest=file_digest(path),
-            caption=_worded(captions[path], folder.options),
+            caption=word_once(captions[path], Rules.of(subset)),
             subset=subset,
             mask=MaskFile(path=masks[path], digest=file_digest(masks[path])) if path in masks else None,
         )
         for folder, subset in zip(folders, subsets, strict=True)
         for path in folder.listing.images
+        if path in captions
     )
     notes = [*notes, *caption_notes, *mask_notes, *_describe_ignored(folders), *_describe_copies(images)]
     return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=digest_images(images))
 
 
-def _worded(caption: str, options: DataOptions) -> str:
-    """Put a caption into its folder's prompt, and name the subject in it."""
-    if options.prompt is None and not options.token:
-        return caption
-    return instance_text(fill_template(options.prompt, caption), options.token, options.class_word)
-
-
-def _read_regularization(source: RegularizationSource, instances: Sequence[Subset]) -> DataIndex:
+def _read_regularization(source: RegularizationSource, instances: Sequence[Subset], options: DataOptions) -> DataIndex:
     """Read a place with regularization images; its names tell them from the subject's."""
     prompt = None if source.prompt is None else fill_template(source.prompt, "")
-    found = _read(DataOptions(path=source.path, class_text=prompt), CAPTION_OR_CLASS)
+    found = _read(class_options(options, source.path, prompt), CAPTION_OR_CLASS)
     flagged = [replace(subset, is_regularization=True) for subset in found.subsets]
     subsets = {
         subset.name: replace(
@@ -214,6 +217,7 @@ def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:
         caption_source=source,
         options=folder.options,
         batch_size=folder.own.batch_size if folder.own else None,
+        templates=folder_templates(folder),
     )
 
 
@@ -250,7 +254,7 @@ def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[
         for path in folder.listing.images:
             by_stem[stem_key(path)].append(path.name)
         for names in by_stem.values():
-            if len(names) > 1 and source in ("txt", "caption"):
+            if len(names) > 1 and source in FILES:
                 problems.add(
                     f"{' and '.join(names)} in {folder.path} would share one caption file", hint="rename or remove one"
                 )
@@ -295,5 +299,6 @@ def digest_images(images: Sequence[ImageRecord]) -> str:
         fields = (record.name, record.digest, record.caption, record.subset.repeats, record.subset.weight)
         prior = (record.subset.weight_end, record.subset.pairs_with) if record.subset.is_regularization else ()
         mask = (record.mask.digest,) if record.mask else ()
-        digest.update(repr((*fields, *prior, *mask)).encode("utf-8", "backslashreplace"))
+        templates = (record.subset.templates,) if record.subset.templates else ()
+        digest.update(repr((*fields, *prior, *mask, *templates)).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
