@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.data.captions import Rules, VisitDraws, is_dropped, possible_captions, treat_caption
+from sdtune.data.captions import Rules, is_dropped, possible_captions, treat_caption
+from sdtune.data.visit_draws import VisitDraws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,20 +16,20 @@ sample id. Lines, wildcards, tags and separators follow in the order of kohya's 
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sdtune.config.rates import count_steps
 from sdtune.data.prompts import FILEWORDS, fill_template, instance_text
 from sdtune.data.tags import drop_tags, first_tags, part_tags, shuffle_tags
 from sdtune.data.templates import draw_wildcards, fill_line, put_words, uses_caption
+from sdtune.data.visit_draws import Draws, Script, VisitDraws
 from sdtune.randomness import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sdtune.config.data import DataOptions
     from sdtune.data.types import ImageRecord, Subset
@@ -37,49 +37,6 @@ if TYPE_CHECKING:
 _SEED_RANGE = 1 << 63
 MOST_FORMS = 64
 """Forms of one caption that are listed for a cache; what has more of them counts as varied."""
-
-
-class Draws(Protocol):
-    """Where draws come from."""
-
-    @property
-    def step(self) -> int:
-        """Optimizer step, from 0."""
-
-    def choose(self, purpose: str, forms: Sequence[str]) -> str:
-        """Give one of the forms."""
-
-    def generator(self, purpose: str) -> random.Random:
-        """Give a source of many draws."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VisitDraws:
-    """The draws of one visit, a function of what it is and no other.
-
-    Attributes:
-        seed: The run's seed.
-        epoch: Epoch, from 0.
-        sample_id: The visit's.
-        step: Optimizer step, from 0; no draw hangs on it.
-    """
-
-    seed: int
-    epoch: int
-    sample_id: str
-    step: int = 0
-
-    def derive(self, purpose: str) -> int:
-        """Give a number below 2**63."""
-        return derive_seed(self.seed, purpose, self.epoch, self.sample_id)
-
-    def choose(self, purpose: str, forms: Sequence[str]) -> str:
-        """Draw one of the forms, each as likely."""
-        return forms[self.derive(purpose) % len(forms)]
-
-    def generator(self, purpose: str) -> random.Random:
-        """Give a source of many draws."""
-        return random.Random(self.derive(purpose))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +181,7 @@ TREATED: tuple[Stage, ...] = (treat_tags, use_template)
 
 def word_once(text: str, rules: Rules) -> str:
     """Do the worded half when a data set is read, where it is the same at each visit; else leave it for those."""
-    return text if rules.is_worded_at_visits else _pass(text, WORDED, rules, _Script())
+    return text if rules.is_worded_at_visits else _pass(text, WORDED, rules, Script())
 
 
 def treat_caption(text: str, rules: Rules, draws: Draws) -> str:
@@ -243,7 +200,7 @@ def possible_captions(text: str, rules: Rules, most: int = MOST_FORMS) -> tuple[
     if rules.treats_tags:
         return None
     found: list[str] = []
-    script: _Script | None = _Script()
+    script: Script | None = Script()
     while script is not None:
         if len(found) == most:
             return None
@@ -252,10 +209,21 @@ def possible_captions(text: str, rules: Rules, most: int = MOST_FORMS) -> tuple[
     return tuple(dict.fromkeys(found))
 
 
-def example_caption(record: ImageRecord) -> str:
-    """Give a caption as the text encoder may get it, with all its tags: the only one where nothing is drawn."""
-    draws = VisitDraws(seed=0, epoch=0, sample_id=record.name)
-    return treat_caption(record.caption, Rules.of(record.subset).calm(), draws)
+def example_captions(images: Iterable[ImageRecord]) -> Iterator[str]:
+    """Give each image's caption as the text encoder may get it, with all its tags; the only one if nothing is drawn."""
+    rules: dict[str, Rules] = {}
+    for record in images:
+        own = rules.get(record.subset.name) or rules.setdefault(record.subset.name, Rules.of(record.subset).calm())
+        yield treat_caption(record.caption, own, VisitDraws(seed=0, epoch=0, sample_id=record.name))
+
+
+def with_examples(images: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
+    """Give images with captions as `example_captions` gives them, for those who look for words in them."""
+    known = tuple(images)
+    return tuple(
+        record if record.caption == caption else replace(record, caption=caption)
+        for record, caption in zip(known, example_captions(known), strict=True)
+    )
 
 
 def is_dropped(options: DataOptions, draws: VisitDraws) -> bool:
@@ -275,33 +243,3 @@ def _pass(text: str, stages: Sequence[Stage], rules: Rules, draws: Draws) -> str
     for stage in stages:
         text = stage(text, rules, draws)
     return text
-
-
-class _Script:
-    """Choices that are settled beforehand; past their end the first form is chosen."""
-
-    step = 0
-
-    def __init__(self, choices: Sequence[int] = ()) -> None:
-        self._choices = choices
-        self._made: list[tuple[int, int]] = []  # each choice, and among how many
-
-    def choose(self, purpose: str, forms: Sequence[str]) -> str:
-        """Give the form the script says."""
-        place = len(self._made)
-        choice = self._choices[place] if place < len(self._choices) else 0
-        self._made.append((choice, len(forms)))
-        return forms[choice]
-
-    def generator(self, purpose: str) -> random.Random:
-        """Refuse: tags that are shuffled or left out cannot be listed."""
-        raise AssertionError(purpose)
-
-    def next(self) -> _Script | None:
-        """Give the script of the next series of choices, the last one changing fastest; None after the last series."""
-        made = list(self._made)
-        while made and made[-1][0] + 1 == made[-1][1]:
-            made.pop()
-        if not made:
-            return None
-        return _Script([*(choice for choice, _ in made[:-1]), made[-1][0] + 1])

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sdtune.data.captions import example_captions
 from sdtune.data.prompts import fill_template
 from sdtune.data.regularization import find_pairs
 from sdtune.data.types import ImageRecord, Placement, Size, Subset
@@ -51,10 +52,10 @@ def find_missing(
     wanted: dict[str, Counter[Size]] = {}
     found: dict[str, Counter[Size]] = {}
     paths = set()
-    for image, placement in zip(index.images, placements, strict=True):
+    for image, placement, caption in zip(index.images, placements, example_captions(index.images), strict=True):
         if not image.subset.is_regularization:
             if source.belongs_to in (None, image.subset.path):
-                counts = wanted.setdefault(_prompt(source, image.caption), Counter())
+                counts = wanted.setdefault(_prompt(source, caption), Counter())
                 counts[placement.bucket] += source.per_image
         elif image.name.startswith(source.prefix) and image.path.is_relative_to(source.path):
             found.setdefault(image.caption, Counter())[placement.bucket] += 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sdtune.data.captions import example_captions
 from sdtune.models.base import Part, join_conditionings
 from sdtune.models.quantize import packed_saving, quantized_layers
 from sdtune.train.live import LiveBytes
@@ -203,7 +204,7 @@ def largest_bucket(run: Run) -> Size:
 
 def _longest_caption(run: Run) -> str:
     """Find the longest caption as the method words it, by letters: of one length in tokens nearly all are."""
-    records = {record.caption: record for record in run.index.images}
+    records = dict(zip(example_captions(run.index.images), run.index.images, strict=True))
     longest = max(records, key=len)
     forms = run.method.captions(longest, records[longest].subset)
     return max(forms, key=len)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdtune.data.captions import example_captions
 from sdtune.data.plan import count_visits
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
@@ -181,7 +182,7 @@ class Run:
 
     def trigger(self) -> str:
         """Give the words all captions begin with, up to the last that is no link; empty when they share none."""
-        captions = [image.caption.replace(",", " ,").split() for image in self.index.instances]
+        captions = [text.replace(",", " ,").split() for text in example_captions(self.index.instances)]
         shared: list[str] = []
         for words in zip(*captions, strict=False):
             if len(set(words)) > 1:

@@ -170,7 +170,7 @@ def test_a_choice_for_missing_captions_serves_for_all_of_them(tmp_path):
 def test_the_folders_name_can_be_the_caption(tmp_path):
     write_images(tmp_path / "5_zwx_dog", 1, caption=None)
     write_images(tmp_path / "my cat", 1, caption=None)
-    assert captions(tmp_path, captions="folder") == ["zwx dog", "my cat"]
+    assert captions(tmp_path, captions="folder") == ["my cat", "zwx dog"]
 
 
 def test_first_of_several_lines_counts_and_is_told(tmp_path):

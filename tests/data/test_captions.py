@@ -5,7 +5,8 @@ from fractions import Fraction
 import pytest
 
 from sdtune.config.data import DataOptions
-from sdtune.data.captions import Rules, VisitDraws, is_dropped, is_flipped, possible_captions, treat_caption, word_once
+from sdtune.data.captions import Rules, is_dropped, is_flipped, possible_captions, treat_caption, word_once
+from sdtune.data.visit_draws import VisitDraws
 from sdtune.randomness import derive_seed
 
 IDS = [f"{number}.png#0" for number in range(2000)]
