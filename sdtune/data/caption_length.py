@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PIECE = 75
 """Tokens in a piece of a caption; a model may read up to four pieces."""
 MOST_PIECES = 4
-_WORD = re.compile(r"[\w']+?(?=[^\x00-\x7f])|[\w']+|\S", re.ASCII)  # letters beyond ASCII stand each for itself
+_WORD = re.compile(r"[\w']+|\S", re.ASCII)  # each letter beyond ASCII stands for itself
 _SHOWN, _LONG_WORD, _TRIED = 60, 30, 10
 
 
@@ -104,5 +104,5 @@ def lost_words(caption: str, count_cut: Count) -> str:
     # half a weight, `(red:1`, has more tokens than all of it, so that one more may fit behind one that does not
     end = max(end for end in ends[over - 1 : over + _TRIED] if not count_cut(caption[:end]))
     start = caption.rfind(" ", 0, end) + 1
-    is_within = caption[end : end + 1].strip(",;.!?") and not caption[end].isspace()
+    is_within = re.match(r"[^\s,;.!?]", caption[end:], re.ASCII) and caption[end].isascii()
     return caption[start if is_within and end - start < _LONG_WORD else end :].strip(" ,")
