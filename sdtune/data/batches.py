@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, overload
 import torch
 
 from sdtune.data.cache import LatentItem
-from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipped, shuffle_tags
+from sdtune.data.captioner import Captioner
+from sdtune.data.captions import is_flipped
 from sdtune.data.columns import Lazy
 from sdtune.data.masks import LossMasks
 from sdtune.data.pixels import load_pixels
@@ -16,20 +17,13 @@ from sdtune.data.sizes import describe_size
 from sdtune.data.types import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from sdtune.config.data import DataOptions
     from sdtune.data.cache import LatentCache
     from sdtune.data.index import DataIndex
     from sdtune.data.sizes import SizeNumbers
-    from sdtune.data.types import BatchPlan, ImageRecord, Placement, Subset, Visit
-
-    CaptionHook = Callable[[str, Subset], Sequence[str]]
-
-
-def keep_caption(text: str, subset: Subset) -> tuple[str]:
-    """Leave a caption as it is: the caption hook of a method that has none of its own."""
-    return (text,)
+    from sdtune.data.types import BatchPlan, ImageRecord, Placement, Visit
 
 
 class LatentItems(Lazy[LatentItem]):
@@ -76,7 +70,7 @@ class BatchBuilder:
         options: How it is augmented.
         seed: The run's seed.
         latents: Filled cache; None builds batches of pixels.
-        method_captions: The method's treatment of captions, e.g. `Method.captions`; regularization keeps its own.
+        captioner: Gives captions; None: as the folders' options say, and as in step 0.
         latent_factor: Pixels per latent, each way.
         epochs: Epochs of the run: how long weights that change take for it.
     """
@@ -89,7 +83,7 @@ class BatchBuilder:
         seed: int,
         *,
         latents: LatentCache | None = None,
-        method_captions: CaptionHook = keep_caption,
+        captioner: Captioner | None = None,
         latent_factor: int = 8,
         epochs: int = 1,
     ) -> None:
@@ -98,13 +92,18 @@ class BatchBuilder:
         self._options = options
         self._seed = seed
         self._latents = latents
-        self._hook = method_captions
+        self._captioner = captioner or Captioner(index, seed)
         self._epochs = epochs
         has_masks = options.alpha_weight or index.images.masks.is_any()
         self._masks = LossMasks(latent_factor, options.mask, uses_alpha=options.alpha_weight) if has_masks else None
 
-    def build(self, plan: BatchPlan, epoch: int) -> Batch:
+    def build(self, plan: BatchPlan, epoch: int, step: int = 0) -> Batch:
         """Build one batch.
+
+        Args:
+            plan: Its visits.
+            epoch: Epoch, from 0.
+            step: Optimizer step, from 0.
 
         Raises:
             DataError: An image is damaged, gone or changed (only when latents are not cached).
@@ -121,7 +120,7 @@ class BatchBuilder:
             posterior = self._latents.get(items)
         return Batch(
             sample_ids=tuple(visit.sample_id for visit in plan.visits),
-            captions=tuple(self.caption(visit, epoch) for visit in plan.visits),
+            captions=tuple(self.caption(visit, epoch, step) for visit in plan.visits),
             pixels=pixels,
             mean=posterior.mean if posterior else None,
             std=posterior.std if posterior else None,
@@ -132,36 +131,17 @@ class BatchBuilder:
             mask=self._masks.get(items) if self._masks else None,
         )
 
-    def caption(self, visit: Visit, epoch: int) -> str:
-        """Give a visit's caption: tags dropped and shuffled, then treated by the method, then dropped as a whole.
-
-        The method comes after the shuffle, so that words it puts in stay together, and before the drop, so that a
-        dropped caption is empty for every method.
-        """
-        options, draw = self._options, (self._seed, epoch, visit.sample_id)
-        if drops_caption(options.caption_dropout, *draw):
-            return ""
-        record = self._index.images[visit.image]
-        text = drop_tags(record.caption, options.keep_tags, options.tag_dropout, *draw)
-        text = shuffle_tags(text, options.keep_tags, *draw) if options.shuffle_tags else text
-        return choose_form(self._method_captions(text, record.subset), *draw)
+    def caption(self, visit: Visit, epoch: int, step: int = 0) -> str:
+        """Give a visit's caption; see `Captioner.caption`."""
+        return self._captioner.caption(visit, epoch, step)
 
     def fixed_captions(self) -> tuple[str, ...] | None:
-        """List every caption that any epoch can have, once each; None when tags are shuffled or dropped."""
-        if self._options.shuffle_tags or self._options.tag_dropout:
-            return None
-        pairs = zip(self._index.images.captions, self._index.images.subsets, strict=True)
-        found = dict.fromkeys(form for caption, subset in pairs for form in self._method_captions(caption, subset))
-        if self._options.caption_dropout:
-            found.setdefault("")
-        return tuple(found)
+        """List every caption that any epoch can have; see `Captioner.fixed`."""
+        return self._captioner.fixed()
 
     def latent_items(self) -> LatentItems:
         """List everything any epoch asks of a latent cache; twice the images when they are mirrored."""
         return LatentItems(self._index.images, self._placements, (False, True) if self._options.flip else (False,))
-
-    def _method_captions(self, text: str, subset: Subset) -> Sequence[str]:
-        return (text,) if subset.is_regularization else self._hook(text, subset)
 
     def _size_numbers(self, item: LatentItem) -> SizeNumbers:
         rule = self._options.size_conditioning

@@ -1,53 +1,82 @@
-"""Find the caption of each image: in a file beside it, in a JSON map, or by one of three explicit choices."""
+"""Find the caption of each image: in a file beside it, in a JSON map, or what stands in for one by choice."""
 
 from __future__ import annotations
 
-import codecs
 import json
-import unicodedata
 from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sdtune.data.blobs import TextColumn
+from sdtune.data.caption_files import MOST_FILE_BYTES, clean_caption, decode_text, read_caption, use_lines
+from sdtune.data.captions import needs_caption
 from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
-from sdtune.data.prompts import FILEWORDS
+from sdtune.data.templates import read_templates
 from sdtune.errors import ConfigError, DataError, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
     from sdtune.data.scan import Scan, TextReader
 
-MAX_CAPTION_BYTES = 8192
-_MOST_BYTES = 2 * MAX_CAPTION_BYTES + 1  # UTF-16 takes up to twice the room; the text itself is measured in UTF-8
+    Read = Callable[[Path, list[str]], str | None]
+
 MAX_JSON_BYTES = 1 << 28
 CAPTION_OR_CLASS = "caption_or_class"  # of regularization images: a caption file where there is one, else the class
+FILES: Mapping[str, tuple[str, ...]] = {
+    "txt": (".txt",),
+    "caption": (".caption",),
+    "mixed": CAPTION_SUFFIXES,
+    CAPTION_OR_CLASS: CAPTION_SUFFIXES,
+}
+"""Sources that are files beside the images, and their suffixes."""
 
 _CHOOSE = (
     'write them, or choose data.captions=class_text data.class_text="photo of a dog" (one caption for all), '
     "data.captions=filename (the file's name), or data.captions=empty (none)"
 )
+_CHOOSE_SOME = "write them, or choose data.missing_captions=filename, class_text, folder, empty or skip"
 _CHOOSE_PROMPT = 'write them, or set regularization.prompt="a photo of a dog"'
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+_TOLD = {
+    "class_text": "the class text is used",
+    "filename": "the file's name is used",
+    "folder": "the folder's name is used",
+    "empty": "trained without one",
+    "skip": "left out",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderCaptions:
+    """Captions of a folder's images.
+
+    Attributes:
+        texts: Of each of them, in order; empty where there is none.
+        is_kept: (N,) bool: false for images that `missing_captions: skip` leaves out.
+    """
+
+    texts: TextColumn
+    is_kept: NDArray[np.bool_]
 
 
 def choose_sources(folders: Sequence[Folder], options: DataOptions) -> tuple[str, ...]:
     """Settle each folder's caption source; `auto` looks at the caption files of all folders that leave it open.
 
     Raises:
-        DataError: No caption files, or both kinds, where the source is `auto`.
+        DataError: No caption files where the source is `auto`, or a file of templates that cannot be read.
     """
     wanted = [_wanted(folder) for folder in folders]
     open_folders = [folder for folder, source in zip(folders, wanted, strict=True) if source == "auto"]
-    found = _detect(open_folders) if open_folders else "auto"
-    return tuple(found if source == "auto" else source for source in wanted)
+    found = iter(_detect(open_folders) if open_folders else ())
+    return tuple(next(found) if source == "auto" else source for source in wanted)
 
 
 def check_options(options: DataOptions) -> None:
@@ -65,7 +94,7 @@ def check_options(options: DataOptions) -> None:
 
 def read_captions(
     folders: Sequence[Folder], sources: Sequence[str], options: DataOptions, scan: Scan
-) -> tuple[list[TextColumn], list[str]]:
+) -> tuple[list[FolderCaptions], list[str]]:
     """Read the caption of every image.
 
     Args:
@@ -75,113 +104,27 @@ def read_captions(
         scan: Reads files.
 
     Returns:
-        Captions of each folder's images, in their order, and notes for the user.
+        Captions of each folder, and notes for the user.
 
     Raises:
-        DataError: Captions that are missing, empty, too long or not UTF-8: all of them together.
+        DataError: Captions that are missing, empty, too long or not Unicode: all of them together.
     """
-    captions: list[TextColumn] = []
+    captions: list[FolderCaptions] = []
     notes: list[str] = []
     problems = Problems(DataError)
     table = _by_image_name(_read_json(options.captions_json), folders) if options.captions_json else {}
     for folder, source in zip(folders, sources, strict=True):
-        with problems.collect(), scan.texts(folder.listing.captions, _MOST_BYTES) as read:
-            hint = _CHOOSE_PROMPT if source == CAPTION_OR_CLASS else _CHOOSE
-            found = _caption_folder(folder, _reader(folder, source, options, table, read), notes, hint)
-            captions.append(TextColumn.of(found[image] for image in folder.listing.images))
+        with problems.collect(), scan.texts(folder.listing.captions, MOST_FILE_BYTES) as read:
+            files = _Files(folder=folder, source=source, read=read)
+            found = _caption_folder(files, options, table, notes)
+            captions.append(
+                FolderCaptions(
+                    texts=TextColumn.of(found.get(image, "") for image in folder.listing.images),
+                    is_kept=np.fromiter((image in found for image in folder.listing.images), np.bool_),
+                )
+            )
     problems.raise_if_any()
     return captions, [*_describe_unused(sources, options), *notes]
-
-
-def decode_text(data: bytes, path: Path) -> str:
-    """Decode a caption file: UTF-8 with or without a byte-order mark, or UTF-16 with one; never a code page.
-
-    Raises:
-        DataError: Other bytes; names the file and the offset.
-    """
-    mark, encoding = next(((mark, name) for mark, name in _BOMS if data.startswith(mark)), (b"", "utf-8"))
-    try:
-        return data[len(mark) :].decode(encoding)
-    except UnicodeDecodeError as error:
-        offset = error.start + len(mark)
-        raise DataError(f"{path} is not {encoding.upper()} at byte {offset}", hint="save it as UTF-8") from None
-
-
-def clean_caption(text: str, where: str, notes: list[str]) -> str:
-    """Keep the first line of a caption, without control characters.
-
-    Args:
-        text: The caption as found.
-        where: What is named in messages.
-        notes: Receives what was left out.
-
-    Raises:
-        DataError: Nothing is left, or it is longer than 8 KB.
-    """
-    if len(text.encode("utf-8", "replace")) > MAX_CAPTION_BYTES:
-        raise DataError(f"the caption in {where} is longer than {MAX_CAPTION_BYTES} bytes", hint="shorten it")
-    lines = text.strip().splitlines() or [""]
-    if any(line.strip() for line in lines[1:]):
-        notes.append(f"{where}: several lines, the first is used")
-    spaced = lines[0].replace("\t", " ")
-    caption = "".join(letter for letter in spaced if unicodedata.category(letter) != "Cc").strip()
-    if len(caption) < len(spaced.strip()):
-        notes.append(f"{where}: control characters left out")
-    if not caption:
-        raise DataError(f"the caption in {where} is empty", hint="write one; data.captions=empty trains without any")
-    return caption
-
-
-def _wanted(folder: Folder) -> str:
-    own = folder.options
-    if own.prompt is not None and FILEWORDS not in own.prompt:
-        return "prompt"
-    return own.captions
-
-
-def _detect(folders: Sequence[Folder]) -> str:
-    """Name the kind of caption file these folders hold beside their images."""
-    counts = {suffix: sum(_count_captioned(folder, suffix) for folder in folders) for suffix in CAPTION_SUFFIXES}
-    found = [suffix for suffix, count in counts.items() if count]
-    total = sum(len(folder.listing.images) for folder in folders)
-    if len(found) > 1:
-        numbers = " and ".join(f"{counts[suffix]} {suffix}" for suffix in found)
-        raise DataError(f"both kinds of caption files: {numbers}", hint="choose data.captions=txt or =caption")
-    if not found:
-        names = shorten([str(folder.path) for folder in folders])
-        raise DataError(f"captions: 0 of {total} images in {names} have a .txt or .caption file", hint=_CHOOSE)
-    return found[0][1:]
-
-
-def _count_captioned(folder: Folder, suffix: str) -> int:
-    return sum(stem_key(image) in folder.listing.captions[suffix] for image in folder.listing.images)
-
-
-def _reader(
-    folder: Folder, source: str, options: DataOptions, table: Mapping[str, str], read: TextReader
-) -> Callable[[Path, list[str]], str | None]:
-    """Give the function that finds one image's caption in this folder; None stands for a missing one."""
-    if source in ("txt", "caption"):
-        files = folder.listing.captions[f".{source}"]
-        return lambda image, notes: _read_file(files.get(stem_key(image)), read, notes)
-    if source == "json":
-        return lambda image, notes: _look_up(table, folder.prefix + image.name, notes)
-    if source == "class_text":
-        text = class_text(folder, options)
-        if not text:
-            raise DataError(
-                f"{folder.path} has no class text", hint='set data.class_text="photo of a dog", or name it N_dog'
-            )
-        return lambda image, notes: text
-    if source == CAPTION_OR_CLASS:
-        first, second = (folder.listing.captions[suffix] for suffix in CAPTION_SUFFIXES)
-        text = class_text(folder, options)
-        return lambda image, notes: (
-            _read_file(first.get(stem := stem_key(image)) or second.get(stem), read, notes) or text or None
-        )
-    if source == "filename":
-        return lambda image, notes: clean_caption(image.stem.replace("_", " "), image.name, notes)
-    return lambda image, notes: ""
 
 
 def class_text(folder: Folder, options: DataOptions) -> str:
@@ -190,33 +133,190 @@ def class_text(folder: Folder, options: DataOptions) -> str:
     return next(text for text in (own, options.class_text, folder.class_text) if text is not None).strip()
 
 
-def _caption_folder(
-    folder: Folder, read: Callable[[Path, list[str]], str | None], notes: list[str], hint: str
-) -> dict[Path, str]:
+def folder_templates(folder: Folder) -> tuple[str, ...]:
+    """Read the templates of a folder, if it has any.
+
+    Raises:
+        DataError: The file cannot be read, or has a line that needs a token and there is none.
+    """
+    own = folder.options
+    if own.templates is None:
+        return ()
+    lines = read_templates(own.templates)
+    nameless = [line for line in lines if "[name]" in line and not own.token and "name" not in own.words]
+    if nameless:
+        raise DataError(
+            f"{own.templates}: [name] stands for data.token, which is not set: {shorten(nameless)}",
+            hint="set data.token, e.g. zwx",
+        )
+    return lines
+
+
+def _wanted(folder: Folder) -> str:
+    return folder.options.captions if needs_caption(folder.options, folder_templates(folder)) else "prompt"
+
+
+def _detect(folders: Sequence[Folder]) -> list[str]:
+    """Name the source of each of these folders by the caption files beside all of their images."""
+    counts = {suffix: sum(_count_captioned(folder, suffix) for folder in folders) for suffix in CAPTION_SUFFIXES}
+    found = [suffix for suffix, count in counts.items() if count]
+    if found:
+        return ["mixed" if len(found) > 1 else found[0][1:]] * len(folders)
+    sources = [folder.options.missing_captions for folder in folders]
+    if {"error", "skip"} & set(sources):
+        total = sum(len(folder.listing.images) for folder in folders)
+        names = shorten([str(folder.path) for folder in folders])
+        raise DataError(f"captions: 0 of {total} images in {names} have a .txt or .caption file", hint=_CHOOSE)
+    return list(sources)
+
+
+def _count_captioned(folder: Folder, suffix: str) -> int:
+    return sum(stem_key(image) in folder.listing.captions[suffix] for image in folder.listing.images)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """The caption files of a folder, and what reads them."""
+
+    folder: Folder
+    source: str
+    read: TextReader
+
+    def of(self, image: Path) -> list[Path]:
+        """List the files that hold an image's caption: none, one, or one of each suffix."""
+        tables, key = (self.folder.listing.captions[suffix] for suffix in FILES[self.source]), stem_key(image)
+        return [files[key] for files in tables if key in files]
+
+    def caption(self, path: Path, notes: list[str]) -> str:
+        """Read one of them."""
+        return read_caption(self.read(path), path, notes)
+
+
+def _caption_folder(files: _Files, options: DataOptions, table: Mapping[str, str], notes: list[str]) -> dict[Path, str]:
+    """Read the captions of one folder; what is missing gets what its options say."""
+    folder, source = files.folder, files.source
+    images = folder.listing.images
+    if source not in FILES and source != "json":
+        stand_in = _stand_in(folder, source, options)
+        return {image: stand_in(image) for image in images}
     problems = Problems(DataError)
+    if source == "mixed":
+        _refuse_differing(files, problems)
+    read = _reader(files, table)
     captions: dict[Path, str] = {}
     missing = []
-    for image in folder.listing.images:
+    for image in images:
         with problems.collect():
             caption = read(image, notes)
             if caption is None:
-                missing.append(folder.prefix + image.name)
+                missing.append(image)
             else:
                 captions[image] = caption
     if missing:
-        count = f"{len(missing)} of {len(folder.listing.images)} images"
-        problems.add(f"no caption for {count} in {folder.path}: {shorten(missing)}", hint=hint)
+        with problems.collect():
+            captions |= _replace_missing(folder, missing, source, options, notes)
     problems.raise_if_any()
-    return captions
+    notes += _describe_files(folder, source, captions)
+    return {image: use_lines(caption, folder.options.caption_lines) for image, caption in captions.items()}
 
 
-def _read_file(path: Path | None, read: TextReader, notes: list[str]) -> str | None:
-    if path is None:
-        return None
-    data = read(path)
-    if len(data) == _MOST_BYTES:
-        raise DataError(f"the caption in {path} is longer than {MAX_CAPTION_BYTES} bytes", hint="shorten it")
-    return clean_caption(decode_text(data, path), str(path), notes)
+def _reader(files: _Files, table: Mapping[str, str]) -> Read:
+    """Give the function that finds one image's caption in this folder; None stands for a missing one."""
+    folder = files.folder
+    takes_empty = folder.options.missing_captions != "error"
+    if files.source == "json":
+        table = {name: text for name, text in table.items() if text.strip()} if takes_empty else table
+        return lambda image, notes: _look_up(table, folder.prefix + image.name, notes)
+
+    def read(image: Path, notes: list[str]) -> str | None:
+        path = next(iter(files.of(image)), None)
+        if path is None:
+            return None
+        caption = files.caption(path, notes)
+        return caption or (None if takes_empty else clean_caption(caption, str(path), notes))
+
+    return read
+
+
+def _refuse_differing(files: _Files, problems: Problems) -> None:
+    """Refuse images with two caption files that do not say the same."""
+    pairs = [(image, files.of(image)) for image in files.folder.listing.images]
+    names = [image.name for image, found in pairs if len(found) > 1 and _differ(files, *found)]
+    if names:
+        problems.add(
+            f"{len(names)} images in {files.folder.path} have a .txt and a .caption that differ: {shorten(names)}",
+            hint="remove one of them, or choose data.captions=txt or =caption",
+        )
+
+
+def _differ(files: _Files, first: Path, second: Path) -> bool:
+    with suppress(DataError):  # told where it is read
+        return files.caption(first, []) != files.caption(second, [])
+    return False
+
+
+def _replace_missing(
+    folder: Folder, missing: Sequence[Path], source: str, options: DataOptions, notes: list[str]
+) -> dict[Path, str]:
+    """Give what stands in for captions that are missing, as `missing_captions` says."""
+    rule, count = folder.options.missing_captions, len(folder.listing.images)
+    if source == CAPTION_OR_CLASS:
+        rule = "class_text" if class_text(folder, options) else "error"
+    elif rule != "error":
+        notes.append(f"{len(missing)} of {count} images in {folder.path} have no caption: {_TOLD[rule]}")
+    if rule == "error":
+        raise _missing_error(folder, missing, source)
+    if rule == "skip":
+        if len(missing) == count:
+            raise DataError(f"no image in {folder.path} has a caption, all are left out", hint=_CHOOSE)
+        return {}
+    stand_in = _stand_in(folder, rule, options)
+    return {image: stand_in(image) for image in missing}
+
+
+def _missing_error(folder: Folder, missing: Sequence[Path], source: str) -> DataError:
+    """Tell what is missing, and of files of the other suffix that are there instead."""
+    names, count = shorten([folder.prefix + image.name for image in missing]), len(folder.listing.images)
+    others = [suffix for suffix in CAPTION_SUFFIXES if suffix not in FILES.get(source, CAPTION_SUFFIXES)]
+    found = {suffix: sum(stem_key(image) in folder.listing.captions[suffix] for image in missing) for suffix in others}
+    message = f"no caption for {len(missing)} of {count} images in {folder.path}: {names}"
+    for suffix, number in found.items():
+        if number:
+            hint = f"choose data.captions={suffix[1:]}, or auto for both kinds"
+            return DataError(f"{message}; found {number} {suffix}, and data.captions is {source}", hint=hint)
+    hint = _CHOOSE_PROMPT if source == CAPTION_OR_CLASS else _CHOOSE if len(missing) == count else _CHOOSE_SOME
+    return DataError(message, hint=hint)
+
+
+def _stand_in(folder: Folder, source: str, options: DataOptions) -> Callable[[Path], str]:
+    """Give the function that makes up an image's caption."""
+    if source == "class_text":
+        return _constant(class_text(folder, options), folder)
+    if source == "folder":
+        return _constant((folder.class_text or folder.path.resolve().name).replace("_", " ").strip(), folder)
+    if source == "filename":
+        return lambda image: clean_caption(image.stem.replace("_", " "), image.name, [])
+    return lambda image: ""
+
+
+def _constant(text: str, folder: Folder) -> Callable[[Path], str]:
+    if not text:
+        raise DataError(
+            f"{folder.path} has no class text", hint='set data.class_text="photo of a dog", or name it N_dog'
+        )
+    return lambda image: text
+
+
+def _describe_files(folder: Folder, source: str, captions: Mapping[Path, str]) -> list[str]:
+    """Tell of several lines of which one is used, and of both kinds of caption files."""
+    notes = []
+    several = sum("\n" in caption for caption in captions.values())
+    if several and folder.options.caption_lines == "first":
+        notes.append(f"{several} captions in {folder.path} have several lines, the first is used (data.caption_lines)")
+    if source == "mixed" and all(counts := [_count_captioned(folder, suffix) for suffix in CAPTION_SUFFIXES]):
+        numbers = " and ".join(f"{count} {suffix}" for count, suffix in zip(counts, CAPTION_SUFFIXES, strict=True))
+        notes.append(f"captions in {folder.path}: {numbers} files, both are read")
+    return notes
 
 
 def _look_up(table: Mapping[str, str], name: str, notes: list[str]) -> str | None:

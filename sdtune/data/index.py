@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdtune.config.data import DataOptions
 from sdtune.data.blobs import PathColumn, TextColumn
-from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
+from sdtune.data.caption_sources import (
+    CAPTION_OR_CLASS,
+    FILES,
+    FolderCaptions,
+    check_options,
+    choose_sources,
+    class_text,
+    folder_templates,
+    read_captions,
+)
+from sdtune.data.captions import Rules, word_once
 from sdtune.data.columns import ChoiceColumn
 from sdtune.data.folders import find_folders, has_entries
 from sdtune.data.images import decode
 from sdtune.data.listing import shorten, stem_of, suffix_of
 from sdtune.data.mask_files import find_masks
-from sdtune.data.prompts import fill_template, instance_text
-from sdtune.data.regularization import find_pairs, instances_of
+from sdtune.data.prompts import fill_template
+from sdtune.data.regularization import class_options, find_pairs, instances_of
 from sdtune.data.scan import Scan
 from sdtune.data.table import ImageTable
 from sdtune.data.types import Subset
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
     from sdtune.data.images import ImageHeader
     from sdtune.data.regularization import RegularizationSource
@@ -97,7 +107,7 @@ def build_index(options: DataOptions, regularization: Sequence[RegularizationSou
     index = own = _read(options, scan)
     for source in regularization:
         if not source.per_image or has_entries(source.path):
-            index = _join(index, _read_regularization(source, own.subsets, scan))
+            index = _join(index, _read_regularization(source, own.subsets, options, scan))
     return replace(index, digest=digest_images(index.images))
 
 
@@ -134,35 +144,30 @@ def _read(options: DataOptions, scan: Scan, source: str | None = None) -> DataIn
 
 
 def _tabulate(
-    folder: Folder, subset: Subset, pictures: Pictures, captions: TextColumn, masks: MaskColumn
+    folder: Folder, subset: Subset, pictures: Pictures, captions: FolderCaptions, masks: MaskColumn
 ) -> ImageTable:
+    rules = Rules.of(subset)
     files, same = folder.listing.images, np.zeros(len(folder.listing.images), np.int32)
-    return ImageTable(
+    table = ImageTable(
         {
             "path": PathColumn(ChoiceColumn([folder.path], same), files.names),
             "name": TextColumn.of(folder.prefix + name for name in files.names),
             "size": pictures.sizes,
             "digest": pictures.digests,
-            "caption": _worded(captions, folder.options),
+            "caption": TextColumn.of(word_once(text, rules) for text in captions.texts),
             "subset": ChoiceColumn([subset], same),
             "mask": masks,
         }
     )
+    return table if captions.is_kept.all() else table.select(captions.is_kept)
 
 
-def _worded(captions: TextColumn, options: DataOptions) -> TextColumn:
-    """Put captions into their folder's prompt, and name the subject in them."""
-    if options.prompt is None and not options.token:
-        return captions
-    return TextColumn.of(
-        instance_text(fill_template(options.prompt, caption), options.token, options.class_word) for caption in captions
-    )
-
-
-def _read_regularization(source: RegularizationSource, instances: Sequence[Subset], scan: Scan) -> DataIndex:
+def _read_regularization(
+    source: RegularizationSource, instances: Sequence[Subset], options: DataOptions, scan: Scan
+) -> DataIndex:
     """Read a place with regularization images; its names tell them from the subject's."""
     prompt = None if source.prompt is None else fill_template(source.prompt, "")
-    found = _read(DataOptions(path=source.path, class_text=prompt), scan, CAPTION_OR_CLASS)
+    found = _read(class_options(options, source.path, prompt), scan, CAPTION_OR_CLASS)
     flagged = [replace(subset, is_regularization=True) for subset in found.subsets]
     subsets = {
         subset.name: replace(
@@ -234,6 +239,7 @@ def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:
         caption_source=source,
         options=folder.options,
         batch_size=folder.own.batch_size if folder.own else None,
+        templates=folder_templates(folder),
     )
 
 
@@ -275,7 +281,7 @@ def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[
     for folder, source in zip(folders, sources, strict=True):
         names = folder.listing.images.names
         for twins in _equal(names, stem_of):
-            if source in ("txt", "caption"):
+            if source in FILES:
                 problems.add(
                     f"{' and '.join(twins)} in {folder.path} would share one caption file", hint="rename or remove one"
                 )
@@ -331,6 +337,7 @@ def digest_images(images: ImageTable) -> str:
     rows = zip(images.names, images.digests, images.captions, images.subsets, images.masks, strict=True)
     for name, content, caption, subset, mask in rows:
         prior = (subset.weight_end, subset.pairs_with) if subset.is_regularization else ()
-        fields = (name, content, caption, subset.repeats, subset.weight, *prior, *((mask.digest,) if mask else ()))
+        known = (*prior, *((mask.digest,) if mask else ()), *((subset.templates,) if subset.templates else ()))
+        fields = (name, content, caption, subset.repeats, subset.weight, *known)
         digest.update(repr(fields).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

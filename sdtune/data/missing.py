@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sdtune.data.captions import example_captions
 from sdtune.data.prompts import fill_template
 from sdtune.data.regularization import find_pairs
 from sdtune.data.table import ImageTable, PlacementTable
@@ -53,12 +54,14 @@ def find_missing(
     found: dict[str, Counter[Size]] = {}
     paths = set()
     images, buckets = index.images, PlacementTable.of(placements).buckets
-    for row, (subset, caption, bucket) in enumerate(zip(images.subsets, images.captions, buckets, strict=True)):
+    for row, (subset, caption, bucket) in enumerate(
+        zip(images.subsets, example_captions(images), buckets, strict=True)
+    ):
         if not subset.is_regularization:
             if source.belongs_to in (None, subset.path):
                 wanted.setdefault(_prompt(source, caption), Counter())[bucket] += source.per_image
         elif images.names[row].startswith(source.prefix) and images.paths[row].is_relative_to(source.path):
-            found.setdefault(caption, Counter())[bucket] += 1
+            found.setdefault(images.captions[row], Counter())[bucket] += 1
             paths.add(images.paths[row])
     _check_flat(source, paths)
     free = _free_numbers({path.stem for path in paths})

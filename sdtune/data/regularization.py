@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdtune.config.objective import MaskOptions
 from sdtune.data.prompts import class_text_of
 from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sdtune.config.data import DataOptions
     from sdtune.config.regularization import RegularizationOptions
     from sdtune.config.subsets import SubsetOptions
     from sdtune.data.table import ImageTable
@@ -91,6 +93,20 @@ def find_sources(
     )
     _refuse_shared_folders(sources)
     return sources
+
+
+def class_options(options: DataOptions, path: Path, class_text: str | None) -> DataOptions:
+    """Give the options of images of the class: those of the data, but nothing of what the subject is called.
+
+    Args:
+        options: Those of the data.
+        path: Where the images are.
+        class_text: Caption of images without a caption file; None: the folder's name after `N_`.
+    """
+    place = {"path": path, "subsets": (), "mask": MaskOptions()}
+    source = {"captions": "auto", "captions_json": None, "missing_captions": "error", "class_text": class_text}
+    words = {"prompt": None, "token": "", "class_word": "", "prefix": "", "suffix": "", "templates": None}
+    return options.model_copy(update={**place, **source, **words})
 
 
 def find_pairs(

@@ -33,12 +33,14 @@ class Subset:
         repeats: Visits of each image in an epoch; of 2.5 each image has two, and half of them, in turn, a third.
         class_text: The folder's class text, e.g. `dog`; empty when there is none.
         weight: Weight of the loss.
-        caption_source: Where its captions came from: "txt", "caption", "json", "class_text", "filename" or "empty".
+        caption_source: Where its captions came from: "txt", "caption", "mixed" (both), "json", "class_text",
+            "filename", "folder", "prompt" or "empty".
         is_regularization: It shows the class, not the subject; its images take turns (`data.rotation`).
         pairs_with: For regularization, the training folders it belongs to; empty: all.
         weight_end: Weight in the last epoch; None: as `weight`.
         options: Options of the data as they hold for this folder.
         batch_size: Images in a batch of this folder's; None: `train.batch_size`.
+        templates: Lines of its file of prompt templates; empty: it has none.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Subset:
     weight_end: float | None = None
     options: DataOptions = field(default=DataOptions(), compare=False, repr=False)
     batch_size: int | None = None
+    templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,7 @@ class ImageRecord:
         name: Path inside the data set with `/`, e.g. `10_dog/01.jpg`: the stable identity that random draws hang on.
         size: Width and height after EXIF rotation.
         digest: BLAKE2b-128 of the file's bytes, hex.
-        caption: The caption as found, before any augmentation.
+        caption: Its own caption, worded as far as no draw is needed; see `data.captions`.
         subset: Its folder.
         mask: Where in it the loss counts; None: no file says so.
     """

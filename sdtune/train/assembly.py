@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune.config.compose import method_options
 from sdtune.data.buckets import place_images
+from sdtune.data.captions import with_examples
 from sdtune.data.index import build_index
 from sdtune.data.missing import find_missing, with_planned
 from sdtune.data.plan import batches_per_epoch
@@ -60,7 +61,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
     index, placements, missing, held_out = read_data(options, model)
     rotations = plan_rotations(index.images, placements, options.regularization.ratio)
     method = load_method(spec, options)
-    method.check(index.instances)
+    method.check(with_examples(index.instances))
     for part in method.parts():
         model.load(part)
     groups, frozen = freeze_groups(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdtune.data.captions import example_captions
 from sdtune.train.assembly import open_base, unpacked
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def certify_exports(run: Run, files: Sequence[ExportedFile], registry: Registry)
     delivered.sort(key=lambda file: file.kind != "checkpoint")  # an adapter acts on the checkpoint, not the other way
     words = " ".join(file.path.stem for file in delivered if file.kind == "embedding")
     has_vae = any(file.kind == "checkpoint" for file in delivered)
-    probe = Probe(captions=(f"a picture of {words}", run.index.instances[0].caption), has_vae=has_vae)
+    probe = Probe(captions=(f"a picture of {words}", next(example_captions(run.index.instances))), has_vae=has_vae)
     try:
         trained = weights = None
         with run.model.stored_weights():  # as in the programs that will use the files

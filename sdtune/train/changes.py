@@ -43,6 +43,8 @@ KINDS: Mapping[str, Kind] = {
     "data.subsets.*.path": "place",
     "data.subsets.*.mask_dir": "place",
     "data.mask.dir": "place",
+    "data.templates": "place",
+    "data.subsets.*.templates": "place",
     "regularization.path": "place",
     "train.steps": "length",
     "train.epochs": "length",

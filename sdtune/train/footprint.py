@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sdtune.data.captions import example_captions
 from sdtune.models.base import Part, join_conditionings
 from sdtune.models.quantize import packed_saving, quantized_layers
 from sdtune.train.live import LiveBytes
@@ -204,7 +205,7 @@ def largest_bucket(run: Run) -> Size:
 def _longest_caption(run: Run) -> str:
     """Find the longest caption as the method words it, by letters: of one length in tokens nearly all are."""
     images = run.index.images
-    row, longest = max(enumerate(images.captions), key=lambda pair: len(pair[1]))
+    row, longest = max(enumerate(example_captions(images)), key=lambda pair: len(pair[1]))
     forms = run.method.captions(longest, images.subsets[row])
     return max(forms, key=len)
 

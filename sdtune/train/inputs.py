@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.cache import LatentCache
+from sdtune.data.captioner import Captioner
 from sdtune.data.index import verify_pixels
 from sdtune.data.plan import plan_epoch
 from sdtune.data.table import ImageTable
@@ -28,6 +29,7 @@ from sdtune.train.step import StepInputs
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from sdtune.data.index import DataIndex
     from sdtune.data.types import BatchPlan
     from sdtune.models.base import Conditioning
     from sdtune.train.ranks import Ranks
@@ -44,11 +46,13 @@ class StepPlan:
     """What an optimizer step trains on.
 
     Attributes:
+        step: Optimizer step, from 0.
         epoch: Epoch, from 0.
         sample_ids: All its samples, those of other processes too.
         own: What of its micro-batches is this process's share; none of them is empty.
     """
 
+    step: int
     epoch: int
     sample_ids: tuple[str, ...]
     own: tuple[BatchPlan, ...]
@@ -103,6 +107,7 @@ class InputSource:
         planned = [self.plan(micro) for micro in self._run.timetable.micro_steps(step)]
         batches = [batch for _, batch in planned]
         return StepPlan(
+            step=step,
             epoch=planned[0][0],
             sample_ids=tuple(visit.sample_id for batch in batches for visit in batch.visits),
             own=share_batches(batches, self._run.ranks),
@@ -114,7 +119,7 @@ class InputSource:
         They are prepared ahead in threads, as `data.workers` says; closing the generator ends the threads.
         """
         steps = (self.plan_step(step) for step in range(first, self._run.timetable.steps))
-        jobs = ((step.epoch, batch) for step in steps for batch in step.own)
+        jobs = ((step.epoch, batch, step.step) for step in steps for batch in step.own)
         data, device = self._run.options.data, self._run.device
         is_cuda = device.type == "cuda"
         own_gpu = torch.cuda.current_device() if is_cuda else None
@@ -137,13 +142,13 @@ class InputSource:
         rest = sum(len(self.plan(micro)[1].visits) for k in started for micro in table.micro_steps(k))
         return epochs * sum(self._run.bucket_counts().values()) + rest
 
-    def inputs(self, epoch: int, plan: BatchPlan) -> StepInputs:
+    def inputs(self, epoch: int, plan: BatchPlan, step: int = 0) -> StepInputs:
         """Build everything a forward needs, on the device."""
-        return _map_tensors(self.prepare(epoch, plan), lambda tensor: tensor.to(self._run.device))
+        return _map_tensors(self.prepare(epoch, plan, step), lambda tensor: tensor.to(self._run.device))
 
-    def prepare(self, epoch: int, plan: BatchPlan) -> StepInputs:
+    def prepare(self, epoch: int, plan: BatchPlan, step: int = 0) -> StepInputs:
         """Build everything a forward needs, in memory; may be called in several threads at once."""
-        batch = self._builder.build(plan, epoch)
+        batch = self._builder.build(plan, epoch, step)
         factor = self._run.model.latent_factor
         shape = (self._run.model.latent_channels, plan.bucket.height // factor, plan.bucket.width // factor)
         draws = self.drawer.draw(epoch, batch.sample_ids, shape)
@@ -168,9 +173,9 @@ class InputSource:
     def _conditioning(self, captions: tuple[str, ...]) -> Conditioning | None:
         return None if self.texts is None else self.texts.get(captions)
 
-    def _pinned(self, epoch: int, plan: BatchPlan) -> StepInputs:
+    def _pinned(self, epoch: int, plan: BatchPlan, step: int) -> StepInputs:
         """Prepare in memory that a GPU reads on its own."""
-        return _map_tensors(self.prepare(epoch, plan), lambda tensor: tensor.pin_memory())
+        return _map_tensors(self.prepare(epoch, plan, step), lambda tensor: tensor.pin_memory())
 
     def _plan_epoch(self, epoch: int) -> tuple[BatchPlan, ...]:
         run, train = self._run, self._run.options.train
@@ -186,8 +191,26 @@ def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:
         run.options.train.seed,
         latents=latents,
         epochs=run.timetable.epochs,
-        method_captions=run.method.captions,
+        captioner=make_captioner(run, run.index),
         latent_factor=run.model.latent_factor,
+    )
+
+
+def make_captioner(run: Run, index: DataIndex, *, is_calm: bool = False) -> Captioner:
+    """Build what gives captions to the visits of a data set of the run.
+
+    Args:
+        run: An assembled run.
+        index: Its data set, or that of held-out images.
+        is_calm: Captions are whole, as for measurements.
+    """
+    return Captioner(
+        index,
+        run.options.train.seed,
+        method_captions=run.method.captions,
+        steps=run.timetable.steps,
+        keeps_brackets=run.options.model.weighted_words,
+        is_calm=is_calm,
     )
 
 
@@ -195,14 +218,13 @@ def make_held_out_builder(run: Run, latents: LatentCache | None) -> BatchBuilder
     """Build the builder of held-out batches, in which nothing is drawn; None when nothing is held out."""
     if run.held_out is None:
         return None
-    calm = {"flip": False, "shuffle_tags": False, "tag_dropout": 0.0, "caption_dropout": 0.0}
     return BatchBuilder(
         run.held_out.index,
         run.held_out.placements,
-        run.options.data.model_copy(update=calm),
+        run.options.data.model_copy(update={"flip": False}),
         run.options.train.seed,
         latents=latents,
-        method_captions=run.method.captions,
+        captioner=make_captioner(run, run.held_out.index, is_calm=True),
         latent_factor=run.model.latent_factor,
     )
 

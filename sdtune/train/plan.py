@@ -11,6 +11,8 @@ import numpy as np
 
 from sdtune import __version__
 from sdtune.config.rates import count_steps
+from sdtune.data.caption_length import MOST_PIECES, PIECE, measure_captions
+from sdtune.data.captions import example_captions
 from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.train.choice import validation_facts
 from sdtune.train.objective_text import describe_objective, objective_notes
@@ -22,8 +24,15 @@ if TYPE_CHECKING:
     from sdtune.train.method import ParamGroup
     from sdtune.train.run import Run
 
-_SOURCES = {"txt": ".txt files", "caption": ".caption files", "json": "one JSON file", "filename": "file names"}
-_PIECE, _MOST_CHUNKS = 75, 4  # tokens in a piece of a caption, and pieces that `model.chunks` allows
+_SOURCES = {
+    "txt": ".txt files",
+    "caption": ".caption files",
+    "mixed": ".txt and .caption files",
+    "json": "one JSON file",
+    "filename": "file names",
+    "folder": "folder names",
+    "prompt": "the prompt alone",
+}
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -159,7 +168,7 @@ def _captions_text(run: Run) -> str:
     for subset, count in instances.subsets.counts().items():
         counts[subset.caption_source] += count
     sources = [f"{count} from {_SOURCES.get(source, source)}" for source, count in sorted(counts.items())]
-    distinct = len(set(instances.captions))
+    distinct = len({*example_captions(instances)})
     trigger = run.trigger()
     shared = f", all begin with '{trigger}'" if trigger else ""
     return f"{', '.join(sources)}; {distinct} different{shared}"
@@ -214,17 +223,16 @@ def _notes(run: Run) -> list[str]:
 
 
 def _cut_captions_text(run: Run) -> str:
-    model, counts = run.model, Counter(run.index.images.captions)
-    cut = {caption: places for caption in counts if (places := model.count_cut(caption))}
-    if not cut:
+    model, images = run.model, run.index.images
+    found = measure_captions(
+        zip(images.names, example_captions(images), strict=True), model.count_tokens, model.count_cut
+    )
+    if not found.cut:
         return ""
-    worst = max(cut, key=lambda caption: cut[caption])
-    name = run.index.images.names[run.index.images.captions.index(worst)]
-    count, chunks = model.count_tokens(worst), model.source.options.chunks
-    more = min(max(math.ceil(count / _PIECE), chunks + 1), _MOST_CHUNKS)
+    worst, chunks = found.cut[0], model.source.options.chunks
+    more = min(max(math.ceil(worst.tokens / PIECE), chunks + 1), MOST_PIECES)
     remedy = f"; model.chunks={more} reads more" if more > chunks else ""
     return (
-        f"{sum(counts[caption] for caption in cut)} of {counts.total()} captions too long "
-        f"for {_PIECE * chunks} tokens, and cut; "
-        f"{name} loses {cut[worst]} of {count}{remedy}"
+        f"{sum(own.images for own in found.cut)} of {found.captions} captions too long "
+        f"for {PIECE * chunks} tokens, and cut; {worst}{remedy}"
     )

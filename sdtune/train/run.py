@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdtune.data.captions import example_captions
 from sdtune.data.plan import count_visits
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
@@ -183,7 +184,7 @@ class Run:
 
     def trigger(self) -> str:
         """Give the words all captions begin with, up to the last that is no link; empty when they share none."""
-        captions = (caption.replace(",", " ,").split() for caption in self.index.instances.captions)
+        captions = (text.replace(",", " ,").split() for text in example_captions(self.index.instances))
         shared = next(captions)
         for words in captions:
             same = takewhile(lambda pair: pair[0] == pair[1], zip(shared, words, strict=False))

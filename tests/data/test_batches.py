@@ -5,6 +5,7 @@ from sdtune.config.data import DataOptions
 from sdtune.config.subsets import SubsetOptions
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.buckets import place_images
+from sdtune.data.captioner import Captioner
 from sdtune.data.index import build_index
 from sdtune.data.pixels import load_pixels
 from sdtune.data.plan import plan_epoch
@@ -22,8 +23,8 @@ def make(folder, seed=1, method_captions=None, **options):
     chosen = DataOptions(path=folder, resolution="64", **options)
     index = build_index(chosen)
     placements = place_images(index.images, chosen)
-    hook = {} if method_captions is None else {"method_captions": method_captions}
-    return BatchBuilder(index, placements, chosen, seed, **hook), index, placements
+    captioner = Captioner(index, seed, method_captions=method_captions) if method_captions else None
+    return BatchBuilder(index, placements, chosen, seed, captioner=captioner), index, placements
 
 
 def batches(made, epoch=0, size=2):

@@ -27,12 +27,30 @@ def test_auto_takes_the_caption_files_there_are(tmp_path, suffix):
     assert found.subsets[0].caption_source == suffix[1:]
 
 
-def test_both_kinds_of_caption_files_must_be_chosen_from(tmp_path):
-    write_images(tmp_path, 1)
+def test_both_kinds_of_caption_files_are_read_and_told(tmp_path):
+    write_images(tmp_path, 5)
+    for number in range(2):
+        (tmp_path / f"{number:02d}.txt").rename(tmp_path / f"{number:02d}.caption")
+    found = build_index(DataOptions(path=tmp_path))
+    assert [record.caption for record in found.images] == [f"a photo of thing {number}" for number in range(5)]
+    assert found.subsets[0].caption_source == "mixed"
+    assert any("3 .txt and 2 .caption files, both are read" in note for note in found.notes)
+
+
+def test_two_caption_files_of_one_image_must_say_the_same(tmp_path):
+    write_images(tmp_path, 2, caption="same")
+    (tmp_path / "00.caption").write_bytes(codecs.BOM_UTF8 + b"same\r\n")
+    assert captions(tmp_path) == ["same", "same"]
     (tmp_path / "00.caption").write_text("another")
-    with pytest.raises(DataError, match=r"1 \.txt and 1 \.caption; choose data.captions=txt or =caption"):
+    with pytest.raises(DataError, match=r"1 images .* have a \.txt and a \.caption that differ: 00.png; remove one"):
         captions(tmp_path)
-    assert captions(tmp_path, captions="caption") == ["another"]
+    assert captions(tmp_path, captions="txt") == ["same", "same"]
+
+
+def test_the_wrong_kind_is_told_with_what_is_there(tmp_path):
+    write_images(tmp_path, 3)
+    with pytest.raises(DataError, match=r"found 3 \.txt, and data.captions is caption; choose data.captions=txt"):
+        captions(tmp_path, captions="caption")
 
 
 def test_missing_captions_are_never_guessed(tmp_path):
@@ -78,7 +96,7 @@ def test_other_encodings_are_an_error_with_the_offset(tmp_path, data, offset):
         captions(tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"  \n ", b"\x00", codecs.BOM_UTF8])
+@pytest.mark.parametrize("data", [b"", b"  \n ", b"\x1b", codecs.BOM_UTF8])
 def test_empty_file_is_an_error_that_names_it(tmp_path, data):
     write_caption(tmp_path, data)
     with pytest.raises(DataError, match=r"00.txt is empty"):
@@ -86,10 +104,73 @@ def test_empty_file_is_an_error_that_names_it(tmp_path, data):
 
 
 def test_control_characters_are_left_out_and_told(tmp_path):
-    write_caption(tmp_path, b"a \x1b[31mred\x00 dog\tsits")
+    write_caption(tmp_path, b"a \x1b[31mred dog\tsits")
     found = build_index(DataOptions(path=tmp_path))
     assert found.images[0].caption == "a [31mred dog sits"
     assert any("control characters" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("data", "offset"),
+    [(b"ab\x00c", 2), ("犬\0".encode(), 3), (codecs.BOM_UTF16_LE + "a犬\0".encode("utf-16-le"), 6), (b"a\0b\0", 1)],
+)
+def test_a_nul_is_an_error_with_its_offset(tmp_path, data, offset):
+    write_caption(tmp_path, data)
+    with pytest.raises(DataError, match=rf"00.txt is no text: a NUL at byte {offset}; save it as UTF-8"):
+        captions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rule", "caption"),
+    [("first", "one"), ("all", "one, two. three; four"), ("draw", "one\ntwo.\nthree;\nfour")],
+)
+def test_lines_are_used_as_asked(tmp_path, rule, caption):
+    write_caption(tmp_path, b"one\r\n\r\ntwo.\n  three;\nfour\n")
+    assert captions(tmp_path, caption_lines=rule) == [caption]
+
+
+@pytest.mark.parametrize(
+    ("rule", "caption"),
+    [("class_text", "photo of zwx"), ("filename", "00"), ("folder", "red dog"), ("empty", "")],
+)
+def test_missing_captions_are_replaced_and_counted(tmp_path, rule, caption):
+    folder = tmp_path / "3_red_dog"
+    write_images(folder, 3)
+    (folder / "00.txt").unlink()
+    (folder / "01.txt").write_bytes(b"")
+    found = build_index(DataOptions(path=folder, missing_captions=rule, class_text="photo of zwx"))
+    other = "01" if rule == "filename" else caption
+    assert [record.caption for record in found.images] == [caption, other, "a photo of thing 2"]
+    assert any("2 of 3 images in" in note and "have no caption: " in note for note in found.notes)
+
+
+def test_images_without_a_caption_can_be_left_out(tmp_path):
+    write_images(tmp_path, 3)
+    (tmp_path / "01.txt").unlink()
+    found = build_index(DataOptions(path=tmp_path, missing_captions="skip"))
+    assert [record.name for record in found.images] == ["00.png", "02.png"]
+    assert any("1 of 3 images" in note and "left out" in note for note in found.notes)
+
+
+def test_leaving_all_images_out_is_an_error(tmp_path):
+    write_images(tmp_path, 2, caption=None)
+    with pytest.raises(DataError, match="0 of 2 images"):
+        captions(tmp_path, missing_captions="skip")
+    with pytest.raises(DataError, match="all are left out"):
+        captions(tmp_path, missing_captions="skip", captions="txt")
+
+
+def test_a_choice_for_missing_captions_serves_for_all_of_them(tmp_path):
+    write_images(tmp_path, 2, caption=None)
+    found = build_index(DataOptions(path=tmp_path, missing_captions="filename"))
+    assert [record.caption for record in found.images] == ["00", "01"]
+    assert found.subsets[0].caption_source == "filename"
+
+
+def test_the_folders_name_can_be_the_caption(tmp_path):
+    write_images(tmp_path / "5_zwx_dog", 1, caption=None)
+    write_images(tmp_path / "my cat", 1, caption=None)
+    assert captions(tmp_path, captions="folder") == ["my cat", "zwx dog"]
 
 
 def test_first_of_several_lines_counts_and_is_told(tmp_path):

@@ -7,6 +7,7 @@ from sdtune.config.data import DataOptions
 from sdtune.config.regularization import RegularizationOptions
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.buckets import place_images
+from sdtune.data.captioner import Captioner
 from sdtune.data.index import build_index
 from sdtune.data.plan import plan_epoch
 from sdtune.data.regularization import find_sources, weight_at
@@ -83,7 +84,8 @@ def test_batches_mark_and_weigh_regularization_and_keep_its_captions(tmp_path, i
     write_images(tmp_path / "reg", 4, caption="a photo of a dog")
     found, options = index(weight=0.25), DataOptions(path=tmp_path / "data", resolution="64")
     placements = place_images(found.images, options)
-    builder = BatchBuilder(found, placements, options, 1, method_captions=lambda text, subset: ("taught",))
+    captioner = Captioner(found, 1, method_captions=lambda text, subset: ("taught",))
+    builder = BatchBuilder(found, placements, options, 1, captioner=captioner)
     plan = plan_epoch(1, 0, found.images, placements, 8, plan_rotations(found.images, placements, 1))
     batch = builder.build(plan[0], 0)
     priors = torch.tensor(batch.is_regularization)

@@ -61,7 +61,8 @@ def test_the_plan_tells_what_is_cut_and_the_setting_that_reads_more(run, tmp_pat
     own, _ = run(tmp_path / "out", "model.weighted_words=true")
     (note,) = [note for note in make_plan(own).notes if "cut" in note]
     assert note == (
-        "1 of 2 captions too long for 75 tokens, and cut; 00.png loses 99 of 174; model.chunks=3 reads more"
+        "1 of 2 captions too long for 75 tokens, and cut; 00.png loses 99 of 174, "
+        f"'{f'cat, {LONG}'[:60]}...'; model.chunks=3 reads more"
     )
 
 
