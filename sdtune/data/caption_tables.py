@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.data.tables import read_table, table_key, without_suffix
+from sdtune.data.image_lists import name_key, read_list, without_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +17,13 @@ def read_caption_table(path: Path) -> Mapping[str, str]:
     """Read a map from image to caption: a JSON map, kohya's metadata, or JSON lines with `file_name` and `text`.
 
     Returns:
-        Name as written (in one form: `table_key`) to caption; rows without a caption are left out.
+        Name as written (in one form: `name_key`) to caption; rows without a caption are left out.
 
     Raises:
         DataError: It is missing or no such table; all rows that cannot be used together.
     """
-    table = read_table(path, where="data.captions_json")
-    return {table_key(entry.name): entry.caption for entry in table.entries if entry.caption is not None}
+    table = read_list(path, where="data.captions_json")
+    return {name_key(entry.name): entry.caption for entry in table.images if entry.caption is not None}
 
 
 def captions_by_name(folders: Sequence[Folder]) -> dict[str, str]:
@@ -51,7 +51,7 @@ def match_captions(table: Mapping[str, str], root: Path, folders: Sequence[Folde
     of its path, with or without suffix. What could be several images is none of them.
 
     Args:
-        table: Key, in the form of `table_key`, to caption.
+        table: Key, in the form of `name_key`, to caption.
         root: The table's folder.
         folders: Folders whose images it may name.
 
@@ -77,15 +77,15 @@ def match_captions(table: Mapping[str, str], root: Path, folders: Sequence[Folde
 
 def _exact(name: str, path: Path, root: Path) -> Iterator[str]:
     """Name an image in the ways that leave no doubt."""
-    absolute, place = table_key(str(path.absolute())), table_key(str(root.absolute()))
-    for key in (absolute, absolute.removeprefix(f"{place}/"), table_key(name)):
+    absolute, place = name_key(str(path.absolute())), name_key(str(root.absolute()))
+    for key in (absolute, absolute.removeprefix(f"{place}/"), name_key(name)):
         yield key
         yield without_suffix(key)
 
 
 def _ends(path: Path, longest: int) -> Iterator[str]:
     """Name an image by its file name and more and more of the folders before it, the longest first."""
-    parts = table_key(str(path.absolute())).split("/")
+    parts = name_key(str(path.absolute())).split("/")
     for length in range(min(longest, len(parts)), 0, -1):
         end = "/".join(parts[-length:])
         yield end

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 from sdtune.config.data import DataOptions
 from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
-from sdtune.data.folders import find_folders, has_entries
+from sdtune.data.folders import find_folders
 from sdtune.data.images import decode, read_header
 from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
 from sdtune.data.mask_files import find_masks
 from sdtune.data.prompts import fill_template, instance_text
 from sdtune.data.regularization import find_pairs, instances_of
+from sdtune.data.tree import has_entries
 from sdtune.data.types import ImageRecord, MaskFile, Subset
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.data.folders import Folder
@@ -70,18 +71,25 @@ class DataIndex:
         return sum(round(record.subset.repeats) for record in self.instances)
 
 
-def build_index(options: DataOptions, regularization: Sequence[RegularizationSource] = ()) -> DataIndex:
+def build_index(
+    options: DataOptions,
+    regularization: Sequence[RegularizationSource] = (),
+    reserved: Mapping[Path, str] | None = None,
+) -> DataIndex:
     """Find and check a data set. Reads every file once for its digest, but decodes no pixels (`verify_pixels` does).
 
     Args:
         options: The images of what is learned.
         regularization: Where the images of its class are; a folder that drawn images will go to may be missing.
+        reserved: Other folders that are not trained on, and what they are for, should they lie among the images.
 
     Raises:
         ConfigError: Options that contradict each other.
         DataError: Folders, images or captions that cannot be trained on; independent problems together.
     """
-    index = _read(options)
+    index = _read(
+        options, reserved={source.path: "regularization images" for source in regularization} | (reserved or {})
+    )
     own = index.subsets
     for source in regularization:
         if not source.per_image or has_entries(source.path):
@@ -89,19 +97,20 @@ def build_index(options: DataOptions, regularization: Sequence[RegularizationSou
     return index
 
 
-def _read(options: DataOptions, source: str | None = None) -> DataIndex:
+def _read(options: DataOptions, source: str | None = None, reserved: Mapping[Path, str] | None = None) -> DataIndex:
     """Read one data set.
 
     Args:
         options: Where it is.
         source: Where all captions come from; None: as the options say.
+        reserved: Folders that are not part of it.
     """
     check_options(options)
-    folders, folder_notes = find_folders(options)
+    folders, folder_notes = find_folders(options, reserved)
     problems = Problems(DataError)
     with problems.collect():
         sources = (source,) * len(folders) if source else choose_sources(folders, options)
-    notes = [*_describe_unnumbered(folders), *folder_notes]
+    notes = list(folder_notes)
     headers = _read_headers(folders, problems, notes)
     problems.raise_if_any()
     _check_stems(folders, sources, notes, problems)
@@ -256,16 +265,6 @@ def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[
                 )
         cases = Counter(unicodedata.normalize("NFC", path.name).casefold() for path in folder.listing.images)
         notes += [f"{folder.name}: {name} stands there in {n} spellings" for name, n in cases.items() if n > 1]
-
-
-def _describe_unnumbered(folders: Sequence[Folder]) -> list[str]:
-    """Name folders among others whose repeats nobody chose."""
-    return [
-        f"{folder.name}: {len(folder.listing.images)} images, "
-        f"repeats {folder.repeats:g} (no number in the folder's name)"
-        for folder in folders
-        if folder.prefix and not folder.is_numbered and not folder.own
-    ]
 
 
 def _describe_ignored(folders: Sequence[Folder]) -> list[str]:

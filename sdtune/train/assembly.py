@@ -109,7 +109,8 @@ def read_data(
         options.data.subsets,
         lambda prompt: drawing_folder(model, prompt, options.data.resolution),
     )
-    index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
+    apart = {options.validation.path: "validation images"} if options.validation.path else {}
+    index, held_out = hold_out(build_index(options.data, sources, apart), options.data, options.validation)
     placements = place_images(index.images, options.data)
     missing: list[MissingImage] = []
     for source in sources:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     _Row = tuple[str, Mapping[str, Any]]
 
-MAX_TABLE_BYTES = 1 << 30
+MAX_LIST_BYTES = 1 << 30
 MAX_LINE_BYTES = 1 << 20
 MAX_WEIGHT = 1000.0
-TABLE_SUFFIXES = (".json", ".jsonl", ".parquet")
+LIST_SUFFIXES = (".json", ".jsonl", ".parquet")
 
 _NAMES = ("file_name", "path", "image_path")
 _CAPTIONS = ("caption", "text")
@@ -37,7 +37,7 @@ _EXAMPLE = 'write {"01.jpg": "a dog", ...}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ListedImage:
     """One image as a table names it.
 
     Attributes:
@@ -56,19 +56,19 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class ImageList:
     """A file that lists images.
 
     Attributes:
-        entries: Its rows; no two have one name.
+        images: Its rows; no two have one name.
         unread: Columns that are not used.
     """
 
-    entries: tuple[Entry, ...]
+    images: tuple[ListedImage, ...]
     unread: tuple[str, ...]
 
 
-def read_table(path: Path, where: str = "") -> Table:
+def read_list(path: Path, where: str = "") -> ImageList:
     """Read a file that lists images.
 
     Args:
@@ -81,14 +81,14 @@ def read_table(path: Path, where: str = "") -> Table:
     """
     if not path.is_file():
         raise DataError(f"no file {path}", where=where, hint="check the path")
-    if path.stat().st_size > MAX_TABLE_BYTES:
-        raise DataError(f"{path} is larger than {MAX_TABLE_BYTES >> 30} GiB", where=where, hint="split the data set")
-    problems, entries, columns = Problems(DataError), [], Counter[str]()
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise DataError(f"{path} is larger than {MAX_LIST_BYTES >> 30} GiB", where=where, hint="split the data set")
+    problems, images, columns = Problems(DataError), [], Counter[str]()
     failures = 0
     for place, fields in _rows(path):
         columns.update(fields.keys())
         try:
-            entries.append(_entry(fields, f"{path}, {place}"))
+            images.append(_listed(fields, f"{path}, {place}"))
         except DataError as error:
             failures += 1
             with problems.collect():
@@ -96,11 +96,11 @@ def read_table(path: Path, where: str = "") -> Table:
             if failures == _MOST_PROBLEMS:
                 break
     problems.raise_if_any()
-    _refuse_same_names((entry.name for entry in entries), path)
-    return Table(entries=tuple(entries), unread=tuple(sorted(columns.keys() - set(_KNOWN))))
+    _refuse_same_names((entry.name for entry in images), path)
+    return ImageList(images=tuple(images), unread=tuple(sorted(columns.keys() - set(_KNOWN))))
 
 
-def table_key(name: str) -> str:
+def name_key(name: str) -> str:
     """Give the form in which names are compared: `/` between folders, no `./`, composed letters (NFC)."""
     return posixpath.normpath(unicodedata.normalize("NFC", name.replace("\\", "/")))
 
@@ -192,17 +192,17 @@ def _without_doubles(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]
 
 
 def _refuse_same_names(names: Iterable[str], path: Path) -> None:
-    twice = [name for name, times in Counter(table_key(name) for name in names).items() if times > 1]
+    twice = [name for name, times in Counter(name_key(name) for name in names).items() if times > 1]
     if twice:
         raise DataError(f"{path} names {shorten(twice)} more than once", hint="keep one row for each image")
 
 
-def _entry(fields: Mapping[str, Any], where: str) -> Entry:
+def _listed(fields: Mapping[str, Any], where: str) -> ListedImage:
     name = _text(fields, _only(fields, _NAMES, where), where)
     if not name:
         raise DataError(f"{where} names no image", hint=f"give it {' or '.join(_NAMES)}")
     caption = _text(fields, _only(fields, _CAPTIONS, where), where)
-    return Entry(
+    return ListedImage(
         name=name.replace("\\", "/"),
         caption=_with_tags(caption, fields.get("tags"), where),
         repeats=_number(fields, "repeats", MAX_REPEATS, where),
