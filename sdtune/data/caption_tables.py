@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from sdtune.data.image_lists import name_key, read_list, without_suffix
@@ -69,9 +70,8 @@ def match_captions(table: Mapping[str, str], root: Path, folders: Sequence[Folde
     for name, path in images:
         exact = (key for key in _exact(name, path, root) if key in table)
         sole = (key for key in _ends(path, longest) if key in table and len(claims[key]) == 1)
-        key = next(exact, None) or next(sole, None)
-        if key is not None:
-            captions[name] = table[key]
+        if (best := next(chain(exact, sole), None)) is not None:
+            captions[name] = table[best]
     return captions
 
 

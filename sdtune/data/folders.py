@@ -8,20 +8,23 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from sdtune.config.data import settle
-from sdtune.config.subsets import MAX_REPEATS
-from sdtune.data.listing import IMAGE_SUFFIXES, Listing, shorten
-from sdtune.data.tree import REGULARIZATION, LeftOut, read_number, walk
+from sdtune.config.subsets import MAX_REPEATS, SubsetOptions
+from sdtune.data.folder_notes import describe_left_out, describe_repeats
+from sdtune.data.image_lists import LIST_SUFFIXES
+from sdtune.data.listing import IMAGE_SUFFIXES, list_entries, shorten
+from sdtune.data.manifests import read_manifest
+from sdtune.data.tars import unpack
+from sdtune.data.tree import Tree, read_number, walk
 from sdtune.errors import ConfigError, DataError, Problems
+from sdtune.paths import user_cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
-    from sdtune.config.subsets import SubsetOptions
-    from sdtune.data.tree import Place, Tree
-
-_MOST_NOTES = 5
+    from sdtune.data.listing import Listing
+    from sdtune.data.tree import LeftOut, Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +149,13 @@ def _shortest_end(own: tuple[str, ...], others: Iterable[tuple[str, ...]]) -> st
 
 
 def _read_root(root: _Root, reserved: Mapping[Path, str]) -> tuple[list[Folder], list[str]]:
-    _check_is_folder(root.path)
-    tree = walk(root.path, reserved)
+    tree = _read_tree(root, reserved)
     places = [place for place in tree.places if place.count]
     if not places:
         raise _no_images(root.path, tree.left_out)
+    if tree.captions is not None and root.options.captions == "auto":
+        captions = {"captions": "json", "captions_json": tree.captions}
+        root = replace(root, options=root.options.model_copy(update=captions))
     problems, folders = Problems(DataError), list[Folder]()
     _refuse_empty(tree, problems)
     shared = _shared_parts(places)
@@ -159,7 +164,28 @@ def _read_root(root: _Root, reserved: Mapping[Path, str]) -> tuple[list[Folder],
             folders.append(_folder(place, root, len(shared)))
     problems.raise_if_any()
     inner = [f"all images of {root.path} lie in {'/'.join(shared)}"] if shared else []
-    return folders, [*inner, *_describe_repeats(folders, root), *_describe_left_out(tree, root.path)]
+    unsaid = [folder for folder, place in zip(folders, places, strict=True) if place.repeats is None]
+    repeats = [] if root.own and root.own.repeats else describe_repeats(unsaid, len(folders) > 1)
+    return folders, [*inner, *tree.notes, *repeats, *describe_left_out(tree)]
+
+
+def _read_tree(root: _Root, reserved: Mapping[Path, str]) -> Tree:
+    """Read what a path names: a folder, a tar or several of them, or a file that lists images."""
+    path, cache = root.path, root.options.cache.dir or user_cache_folder()
+    if path.is_file():
+        if path.suffix.lower() == ".tar":
+            return walk(unpack(path, cache), reserved)
+        if path.suffix.lower() in LIST_SUFFIXES:
+            return read_manifest(path)
+        raise DataError(f"{path} is a file, not a folder of images", hint=f"give its folder: {path.parent}")
+    if not path.is_dir():
+        raise DataError(f"no folder {path}", hint="check the path")
+    tars = sorted(entry for entry in list_entries(path) if entry.suffix.lower() == ".tar")
+    trees = [walk(path, reserved), *(walk(unpack(tar, cache), reserved, (tar.stem,)) for tar in tars)]
+    return Tree(
+        places=tuple(place for tree in trees for place in tree.places),
+        left_out=tuple(place for tree in trees for place in tree.left_out),
+    )
 
 
 def _shared_parts(places: Sequence[Place]) -> tuple[str, ...]:
@@ -176,9 +202,9 @@ def _folder(place: Place, root: _Root, above: int) -> Folder:
         root: Where it was found.
         above: How many folders below the root are no part of names.
     """
-    names = (*reversed(place.parts), root.path.resolve().name)
+    names = (*reversed(place.parts), _spoken_name(root.path.resolve()))
     said = next((said for name in names if (said := read_number(name)) is not None), None)
-    own, below = root.own, "/".join(place.parts[above:])
+    own, below = _own_options(place, root), "/".join(place.parts[above:])
     repeats = (own and own.repeats) or place.repeats or (said[0] if said else 1.0)
     if not 0 < repeats <= MAX_REPEATS:
         raise DataError(
@@ -187,7 +213,7 @@ def _folder(place: Place, root: _Root, above: int) -> Folder:
         )
     text = own.class_text if own and own.class_text is not None else said[1] if said else ""
     return Folder(
-        name=f"{root.prefix}{below}".rstrip("/") or root.name,
+        name=(f"{root.prefix}{below}".rstrip("/") or root.name) + place.label,
         prefix=f"{root.prefix}{below}/" if below else root.prefix,
         path=place.path,
         repeats=repeats,
@@ -200,11 +226,19 @@ def _folder(place: Place, root: _Root, above: int) -> Folder:
     )
 
 
-def _check_is_folder(path: Path) -> None:
-    if path.is_file():
-        raise DataError(f"{path} is a file, not a folder of images", hint=f"give its folder: {path.parent}")
-    if not path.is_dir():
-        raise DataError(f"no folder {path}", hint="check the path")
+def _spoken_name(path: Path) -> str:
+    """Give the name that may say repeats: of a tar its own, of a list that of the folder it lies in."""
+    if path.is_dir():
+        return path.name
+    return path.parent.name if path.suffix.lower() in LIST_SUFFIXES else path.stem
+
+
+def _own_options(place: Place, root: _Root) -> SubsetOptions | None:
+    """Give a root's own options, with the weight that a list of images says."""
+    if place.weight == 1:
+        return root.own
+    own = root.own or SubsetOptions(path=place.path)
+    return own.model_copy(update={"weight": own.weight * place.weight})
 
 
 def _no_images(path: Path, left_out: Sequence[LeftOut] = ()) -> DataError:
@@ -212,7 +246,7 @@ def _no_images(path: Path, left_out: Sequence[LeftOut] = ()) -> DataError:
     found = [place for place in left_out if place.count]
     if not found:
         return DataError(f"no images in {path}", hint=f"images are {', '.join(sorted(IMAGE_SUFFIXES))}")
-    reasons = [f"{place.path.relative_to(path)} ({place.count} images, {place.reason})" for place in found]
+    reasons = [f"{place.name} ({place.count} images, {place.reason})" for place in found]
     return DataError(
         f"no images to train on in {path}: it has only {shorten(reasons)}", hint="name the folder itself as data.path"
     )
@@ -220,57 +254,10 @@ def _no_images(path: Path, left_out: Sequence[LeftOut] = ()) -> DataError:
 
 def _refuse_empty(tree: Tree, problems: Problems) -> None:
     """Refuse folders that ask for repeats of images that are not there, nor in a folder below."""
-    filled = [place.path for place in (*tree.places, *tree.left_out) if place.count]
+    filled = [place.path for place in tree.places if place.count] + [
+        other.path for other in tree.left_out if other.count
+    ]
     holders = {holder for path in filled for holder in (path, *path.parents)}
     for place in tree.places:
         if place.parts and "_" in place.parts[-1] and read_number(place.parts[-1]) and place.path not in holders:
             problems.add(f"no images in {place.path}", hint="remove the folder, or put images into it")
-
-
-def _describe_repeats(folders: Sequence[Folder], root: _Root) -> list[str]:
-    """Say where repeats came from that nobody reads in the folder's own name."""
-    if root.own and root.own.repeats:
-        return []
-    own = [read_number(folder.name.rpartition("/")[2]) is not None for folder in folders]
-    loose = [folder for folder in folders if not folder.prefix and len(folders) > 1]
-    above = [folder for folder, is_own in zip(folders, own, strict=True) if folder.is_numbered and not is_own]
-    plain = [folder for folder in folders if folder.prefix and not folder.is_numbered and not folder.own]
-    return [
-        *(f"{_count(folder)} beside its folders, repeats {folder.repeats:g}" for folder in loose),
-        *_one_by_one([f"{_count(folder)}, repeats {folder.repeats:g} (of a folder above it)" for folder in above]),
-        *_one_by_one(
-            [f"{_count(folder)}, repeats {folder.repeats:g} (no number in the folder's name)" for folder in plain]
-        ),
-    ]
-
-
-def _count(folder: Folder) -> str:
-    return f"{folder.name}: {len(folder.listing.images)} images"
-
-
-def _one_by_one(notes: list[str]) -> list[str]:
-    return (
-        notes
-        if len(notes) <= _MOST_NOTES
-        else [*notes[:_MOST_NOTES], f"and {len(notes) - _MOST_NOTES} more folders like it"]
-    )
-
-
-def _describe_left_out(tree: Tree, root: Path) -> list[str]:
-    """Name what is not trained on, by reason, with the number of images in it."""
-    by_reason = dict[str, list[LeftOut]]()
-    for place in tree.left_out:
-        if place.count or place.is_link:
-            by_reason.setdefault(place.reason, []).append(place)
-    notes = []
-    for reason, places in by_reason.items():
-        names = shorten([str(place.path.relative_to(root)) for place in places])
-        use = f"; to use them as such, set regularization.path={places[0].path}" if reason == REGULARIZATION else ""
-        notes.append(f"left out: {sum(place.count for place in places)} images in {names}, {reason}{use}")
-    strays = Counter[str]()
-    for place in tree.places:
-        if not place.count:
-            strays += place.listing.ignored
-            strays["captions"] += sum(len(files) for files in place.listing.captions.values())
-    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(strays.items()) if count)
-    return [*notes, *([f"ignored files in folders without images: {counts}"] if counts else [])]

@@ -87,9 +87,8 @@ def build_index(
         ConfigError: Options that contradict each other.
         DataError: Folders, images or captions that cannot be trained on; independent problems together.
     """
-    index = _read(
-        options, reserved={source.path: "regularization images" for source in regularization} | (reserved or {})
-    )
+    apart = {**(reserved or {}), **{source.path: "regularization images" for source in regularization}}
+    index = _read(options, reserved=apart)
     own = index.subsets
     for source in regularization:
         if not source.per_image or has_entries(source.path):

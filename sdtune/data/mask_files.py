@@ -39,7 +39,8 @@ def find_masks(
     notes: list[str] = []
     problems = Problems(DataError)
     for folder in folders:
-        if (place := _mask_folder(folder, options)) is not None:
+        masks |= folder.masks
+        if not folder.masks and (place := _mask_folder(folder, options)) is not None:
             with problems.collect():
                 found = _match(folder, place)
                 masks |= found

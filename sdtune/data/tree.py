@@ -33,6 +33,7 @@ class Place:
         listing: Its files.
         repeats: Visits of each image in an epoch, where a list of images says so.
         weight: Weight of their loss, where a list of images says so.
+        label: What tells it from another place with the same path.
         masks: Image to mask, where a list of images names them.
     """
 
@@ -41,6 +42,7 @@ class Place:
     listing: Listing
     repeats: float | None = None
     weight: float = 1.0
+    label: str = ""
     masks: Mapping[Path, Path] = field(default_factory=dict)
 
     @property
@@ -55,12 +57,14 @@ class LeftOut:
 
     Attributes:
         path: The folder.
+        name: Its path below the root.
         reason: Why.
         count: How many files with the suffix of an image lie in it and below; 0 of a link, which is not followed.
         is_link: It is a link.
     """
 
     path: Path
+    name: str
     reason: str
     count: int
     is_link: bool = False
@@ -68,29 +72,34 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """The folders below a root.
+    """The folders of one data set.
 
     Attributes:
         places: All that were entered, also those without images; the root first, then its folders in natural order.
         left_out: Folders that were not.
+        notes: What else a user should know.
+        captions: The list of images that has their captions too; None: there is none.
     """
 
     places: tuple[Place, ...]
     left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...] = ()
+    captions: Path | None = None
 
 
-def walk(root: Path, reserved: Mapping[Path, str]) -> Tree:
+def walk(root: Path, reserved: Mapping[Path, str], parts: tuple[str, ...] = ()) -> Tree:
     """List all folders from a root downwards. Links are not followed, so that none leads in a circle.
 
     Args:
         root: The folder to begin with; it is entered whatever it is called.
         reserved: Folders, resolved, that are in use for something else, and for what.
+        parts: What the root itself is called, where it is one of several.
 
     Raises:
         DataError: Files that cannot be used, and links to folders of images elsewhere; all of them together.
     """
     places, left_out, problems = [], [], Problems(DataError)
-    waiting: list[tuple[Path, tuple[str, ...]]] = [(root, ())]
+    waiting = [(root, parts)]
     top = root.resolve()
     while waiting:
         path, parts = waiting.pop()
@@ -103,9 +112,9 @@ def walk(root: Path, reserved: Mapping[Path, str]) -> Tree:
                     if (reason := _reason_against(child, top, reserved)) is None:
                         entered.append((child, (*parts, child.name)))
                     else:
-                        left_out.append(_leave_out(child, reason))
+                        left_out.append(_leave_out(child, parts, reason))
             waiting += reversed(entered)
-            left_out += _hidden(path) if listing.ignored["hidden"] else ()
+            left_out += _hidden(path, parts) if listing.ignored["hidden"] else ()
     problems.raise_if_any()
     return Tree(places=tuple(places), left_out=tuple(left_out))
 
@@ -139,9 +148,15 @@ def has_entries(path: Path) -> bool:
     )
 
 
-def _leave_out(path: Path, reason: str) -> LeftOut:
+def _leave_out(path: Path, parts: tuple[str, ...], reason: str) -> LeftOut:
     is_link = path.is_symlink()
-    return LeftOut(path=path, reason=reason, count=0 if is_link else count_images(path), is_link=is_link)
+    return LeftOut(
+        path=path,
+        name="/".join([*parts, path.name]),
+        reason=reason,
+        count=0 if is_link else count_images(path),
+        is_link=is_link,
+    )
 
 
 def _reason_against(child: Path, root: Path, reserved: Mapping[Path, str]) -> str | None:
@@ -161,7 +176,7 @@ def _reason_against(child: Path, root: Path, reserved: Mapping[Path, str]) -> st
     return REGULARIZATION if is_named_regularization(child.name) else None
 
 
-def _hidden(path: Path) -> Iterator[LeftOut]:
+def _hidden(path: Path, parts: tuple[str, ...]) -> Iterator[LeftOut]:
     for entry in sorted(list_entries(path)):
         if (entry.name.startswith(".") or entry.name == "__MACOSX") and entry.is_dir():
-            yield _leave_out(entry, "hidden")
+            yield _leave_out(entry, parts, "hidden")

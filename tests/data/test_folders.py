@@ -104,7 +104,7 @@ def test_a_place_without_images_is_an_error_that_says_what_images_are(tmp_path):
     ("files", "note"),
     [
         (["10_dog/1.png", "more/1.png"], "more: 1 images, repeats 1 (no number in the folder's name)"),
-        (["1.png", "10_dog/1.png"], "set: 1 images beside its folders, repeats 1"),
+        (["1.png", "10_dog/1.png"], "set: 1 images, beside its folders, repeats 1"),
         (["10_dog/old/1.png", "10_dog/1.png"], "10_dog/old: 1 images, repeats 10 (of a folder above it)"),
         (["img/10_dog/1.png"], "all images of {root} lie in img"),
         (["10_dog/1.png", "notes.md", "Thumbs.db"], "ignored files in folders without images: 2 other"),
