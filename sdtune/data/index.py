@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from sdtune.config.cache import CacheOptions
     from sdtune.data.folders import Folder
     from sdtune.data.images import ImageHeader
     from sdtune.data.regularization import RegularizationSource
@@ -92,7 +93,7 @@ def build_index(
     own = index.subsets
     for source in regularization:
         if not source.per_image or has_entries(source.path):
-            index = _join(index, _read_regularization(source, own))
+            index = _join(index, _read_regularization(source, own, options.cache))
     return index
 
 
@@ -101,14 +102,14 @@ def _read(options: DataOptions, source: str | None = None, reserved: Mapping[Pat
 
     Args:
         options: Where it is.
-        source: Where all captions come from; None: as the options say.
+        source: Where captions come from, of all that are in no list of images; None: as the options say.
         reserved: Folders that are not part of it.
     """
     check_options(options)
     folders, folder_notes = find_folders(options, reserved)
     problems = Problems(DataError)
     with problems.collect():
-        sources = (source,) * len(folders) if source else choose_sources(folders, options)
+        sources = _same_source(folders, source) if source else choose_sources(folders, options)
     notes = list(folder_notes)
     headers = _read_headers(folders, problems, notes)
     problems.raise_if_any()
@@ -136,6 +137,10 @@ def _read(options: DataOptions, source: str | None = None, reserved: Mapping[Pat
     return DataIndex(subsets=subsets, images=images, notes=tuple(notes), digest=digest_images(images))
 
 
+def _same_source(folders: Sequence[Folder], source: str) -> tuple[str, ...]:
+    return tuple("json" if folder.options.captions == "json" else source for folder in folders)
+
+
 def _worded(caption: str, options: DataOptions) -> str:
     """Put a caption into its folder's prompt, and name the subject in it."""
     if options.prompt is None and not options.token:
@@ -143,10 +148,10 @@ def _worded(caption: str, options: DataOptions) -> str:
     return instance_text(fill_template(options.prompt, caption), options.token, options.class_word)
 
 
-def _read_regularization(source: RegularizationSource, instances: Sequence[Subset]) -> DataIndex:
+def _read_regularization(source: RegularizationSource, instances: Sequence[Subset], cache: CacheOptions) -> DataIndex:
     """Read a place with regularization images; its names tell them from the subject's."""
     prompt = None if source.prompt is None else fill_template(source.prompt, "")
-    found = _read(DataOptions(path=source.path, class_text=prompt), CAPTION_OR_CLASS)
+    found = _read(DataOptions(path=source.path, class_text=prompt, cache=cache), CAPTION_OR_CLASS)
     flagged = [replace(subset, is_regularization=True) for subset in found.subsets]
     subsets = {
         subset.name: replace(

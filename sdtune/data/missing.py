@@ -53,7 +53,7 @@ def find_missing(
     paths = set()
     for image, placement in zip(index.images, placements, strict=True):
         if not image.subset.is_regularization:
-            if source.belongs_to in (None, image.subset.path):
+            if source.belongs_to is None or image.subset.path.is_relative_to(source.belongs_to):
                 counts = wanted.setdefault(_prompt(source, image.caption), Counter())
                 counts[placement.bucket] += source.per_image
         elif image.name.startswith(source.prefix) and image.path.is_relative_to(source.path):

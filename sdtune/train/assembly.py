@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdtune.config.compose import method_options
 from sdtune.data.buckets import place_images
-from sdtune.data.index import build_index
+from sdtune.data.index import build_index, bytes_digest
+from sdtune.data.kohya_options import expand_dataset_file
 from sdtune.data.missing import find_missing, with_planned
 from sdtune.data.plan import batches_per_epoch
 from sdtune.data.regularization import find_sources
@@ -56,8 +58,11 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
     model = open_base(options, registry)
     check_family(spec, model.family)
     check_objective(options, model)
+    options, told = expand_dataset_file(options)
     options = with_native_resolution(options, model)
     index, placements, missing, held_out = read_data(options, model)
+    if options.data.path != loaded.options.data.path:
+        index = _with_dataset_file(index, options, told)
     rotations = plan_rotations(index.images, placements, options.regularization.ratio)
     method = load_method(spec, options)
     method.check(index.instances)
@@ -81,7 +86,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
         origins=loaded.origins,
         spec=spec,
         folder=folder,
-        name=run_name(options),
+        name=run_name(loaded.options),
         model=model,
         method=method,
         groups=tuple(groups),
@@ -95,6 +100,13 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
         device=model.source.device,
         ranks=ranks or Ranks(),
     )
+
+
+def _with_dataset_file(index: DataIndex, options: CoreOptions, notes: Sequence[str]) -> DataIndex:
+    """Let what a dataset file says be part of the data set, so that a run that goes on sees when it was edited."""
+    said = "".join(subset.model_dump_json() for subset in options.data.subsets)
+    digest = bytes_digest(f"{index.digest} {said}".encode())
+    return replace(index, notes=(*notes, *index.notes), digest=digest)
 
 
 def read_data(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SOURCES = {"txt": ".txt files", "caption": ".caption files", "json": "one JSON file", "filename": "file names"}
 _PIECE, _MOST_CHUNKS = 75, 4  # tokens in a piece of a caption, and pieces that `model.chunks` allows
+_MOST_FOLDERS = 8
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -138,6 +139,8 @@ def _folders_text(images: Sequence[ImageRecord]) -> str:
     subsets = {image.subset.name: image.subset for image in images}
     counts = Counter(image.subset.name for image in images)
     parts = [f"{name}: {counts[name]} x {subset.repeats:g} repeats" for name, subset in subsets.items()]
+    if len(parts) > _MOST_FOLDERS:
+        parts[_MOST_FOLDERS - 1 :] = [f"and {len(parts) - _MOST_FOLDERS + 1} more folders"]
     return f"{len(images)} ({'; '.join(parts)})"
 
 
