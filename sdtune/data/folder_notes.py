@@ -25,7 +25,7 @@ def describe_repeats(folders: Sequence[Folder], is_one_of_several: bool) -> list
         is_one_of_several: There is more than one folder in all.
     """
     named = [folder for folder in folders if read_number(folder.name.rpartition("/")[2]) is None]
-    loose = [folder for folder in folders if not folder.prefix and is_one_of_several]
+    loose = [folder for folder in named if not folder.prefix and is_one_of_several]
     above = [folder for folder in named if folder.is_numbered]
     plain = [folder for folder in named if folder.prefix and not folder.is_numbered and not folder.own]
     return [

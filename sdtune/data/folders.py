@@ -181,7 +181,11 @@ def _read_tree(root: _Root, reserved: Mapping[Path, str]) -> Tree:
     if not path.is_dir():
         raise DataError(f"no folder {path}", hint="check the path")
     tars = sorted(entry for entry in list_entries(path) if entry.suffix.lower() == ".tar")
-    trees = [walk(path, reserved), *(walk(unpack(tar, cache), reserved, (tar.stem,)) for tar in tars)]
+    subfolders = root.own is None or root.own.subfolders
+    trees = [
+        walk(path, reserved, subfolders=subfolders),
+        *(walk(unpack(tar, cache), reserved, (tar.stem,)) for tar in tars),
+    ]
     return Tree(
         places=tuple(place for tree in trees for place in tree.places),
         left_out=tuple(place for tree in trees for place in tree.left_out),

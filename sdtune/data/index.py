@@ -6,6 +6,7 @@ import hashlib
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdtune.config.data import DataOptions
@@ -22,7 +23,6 @@ from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from sdtune.config.cache import CacheOptions
     from sdtune.data.folders import Folder
@@ -285,10 +285,10 @@ def _describe_ignored(folders: Sequence[Folder]) -> list[str]:
 
 
 def _describe_copies(images: Sequence[ImageRecord]) -> list[str]:
-    by_digest = defaultdict(list)
+    by_digest = defaultdict[str, dict[Path, str]](dict)  # of a file that is trained at two sizes, one name
     for record in images:
-        by_digest[record.digest].append(record.name)
-    return [f"the same picture: {shorten(names)}" for names in by_digest.values() if len(names) > 1]
+        by_digest[record.digest].setdefault(record.path, record.name)
+    return [f"the same picture: {shorten([*names.values()])}" for names in by_digest.values() if len(names) > 1]
 
 
 def digest_images(images: Sequence[ImageRecord]) -> str:

@@ -107,7 +107,7 @@ def _refuse(subset: KohyaSubset, problems: Problems) -> None:
 
 
 def _subset(subset: KohyaSubset, data: DataOptions) -> SubsetOptions:
-    """Put one training subset into options; kohya takes no repeats from the names of folders."""
+    """Put one training subset into options; kohya takes no repeats from names, and enters no folders, here."""
     values = subset.values
     own = {ours: values[theirs] for theirs, ours in _NAMES.items() if theirs in values}
     buckets = {ours: values[theirs] for theirs, ours in _BUCKET_NAMES.items() if theirs in values}
@@ -117,7 +117,7 @@ def _subset(subset: KohyaSubset, data: DataOptions) -> SubsetOptions:
         own["resolution"] = _size(values["resolution"], subset)
     if "random_crop" in values:
         own["crop"] = "random" if values["random_crop"] else "center"
-    return _validated(SubsetOptions, {"repeats": 1, **own, **_source(subset)}, subset)
+    return _validated(SubsetOptions, {"repeats": 1, "subfolders": False, **own, **_source(subset)}, subset)
 
 
 def _source(subset: KohyaSubset) -> dict[str, Any]:

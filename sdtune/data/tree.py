@@ -87,13 +87,14 @@ class Tree:
     captions: Path | None = None
 
 
-def walk(root: Path, reserved: Mapping[Path, str], parts: tuple[str, ...] = ()) -> Tree:
+def walk(root: Path, reserved: Mapping[Path, str], parts: tuple[str, ...] = (), *, subfolders: bool = True) -> Tree:
     """List all folders from a root downwards. Links are not followed, so that none leads in a circle.
 
     Args:
         root: The folder to begin with; it is entered whatever it is called.
         reserved: Folders, resolved, that are in use for something else, and for what.
         parts: What the root itself is called, where it is one of several.
+        subfolders: Enter the folders in it.
 
     Raises:
         DataError: Files that cannot be used, and links to folders of images elsewhere; all of them together.
@@ -109,7 +110,8 @@ def walk(root: Path, reserved: Mapping[Path, str], parts: tuple[str, ...] = ()) 
             entered = []
             for child in listing.folders:
                 with problems.collect():
-                    if (reason := _reason_against(child, top, reserved)) is None:
+                    reason = _reason_against(child, top, reserved) if subfolders else "a folder inside"
+                    if reason is None:
                         entered.append((child, (*parts, child.name)))
                     else:
                         left_out.append(_leave_out(child, parts, reason))

@@ -6,10 +6,11 @@ import pytest
 
 from sdtune.config.data import DataOptions
 from sdtune.config.objective import MaskOptions
-from sdtune.config.subsets import SubsetOptions
+from sdtune.config.regularization import RegularizationOptions
+from sdtune.config.subsets import SubsetOptions, SubsetRegularizationOptions
 from sdtune.data.folders import find_folders
 from sdtune.data.index import build_index
-from sdtune.data.regularization import RegularizationSource
+from sdtune.data.regularization import RegularizationSource, find_sources
 from sdtune.errors import DataError
 from sdtune.testing.images import write_images
 
@@ -262,3 +263,15 @@ def test_every_image_is_read_once_or_counted_among_what_is_left_out(tmp_path, se
     left_out = sum(int(count) for note in notes for count in re.findall(r"^left out: (\d+) images", note))
     assert len(read) == len(set(read)) == len(set(record_names(folders)))
     assert len(read) + left_out == len(list(Path(tmp_path).rglob("*.png")))
+
+
+def test_regularization_images_of_a_root_belong_to_all_folders_in_it(tmp_path):
+    write_images(tmp_path / "set/1_a", 1)
+    write_images(tmp_path / "set/2_b", 1)
+    write_images(tmp_path / "other", 1)
+    write_images(tmp_path / "class", 1)
+    root = SubsetOptions(path=tmp_path / "set", regularization=SubsetRegularizationOptions(path=tmp_path / "class"))
+    subsets = (root, SubsetOptions(path=tmp_path / "other"))
+    sources = find_sources(RegularizationOptions(), subsets)
+    index = build_index(DataOptions(subsets=subsets), sources)
+    assert [s.pairs_with for s in index.subsets if s.is_regularization] == [("set/1_a", "set/2_b")]

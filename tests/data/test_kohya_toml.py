@@ -72,10 +72,13 @@ def test_what_the_file_leaves_open_is_as_the_run_says(tmp_path):
     assert (found.flip, found.resolution, found.captions, found.buckets, found.batch_size) == (None,) * 5
 
 
-def test_names_of_folders_say_no_repeats(tmp_path):
+def test_names_of_folders_say_no_repeats_and_none_in_them_is_read(tmp_path):
     write_images(tmp_path / "10_dog", 1)
+    write_images(tmp_path / "10_dog/old", 1)
     options, _ = expand(tmp_path, f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{tmp_path / "10_dog"}"')
-    assert build_index(options.data).subsets[0].repeats == 1
+    index = build_index(options.data)
+    assert [(record.name, record.subset.repeats) for record in index.images] == [("10_dog/00.png", 1)]
+    assert "left out: 1 images in old, a folder inside" in index.notes
 
 
 # Every option

@@ -6,6 +6,7 @@ import pytest
 from sdtune.config.data import DataOptions
 from sdtune.config.subsets import SubsetOptions
 from sdtune.data.index import build_index
+from sdtune.data.regularization import RegularizationSource
 from sdtune.errors import DataError, PlatformError
 from sdtune.testing.images import draw_picture, write_images
 
@@ -186,3 +187,13 @@ def test_damaged_parquet_is_an_error(tmp_path):
     (tmp_path / "m.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match="is not Parquet"):
         read(tmp_path / "m.parquet")
+
+
+def test_regularization_images_may_be_a_list(pictures):
+    write_images(pictures / "own", 1)
+    manifest = write(pictures / "m.jsonl", [{"path": "a/00.png", "caption": "a dog"}])
+    source = RegularizationSource(
+        path=manifest, prefix="regularization/", prompt=None, per_image=0, weight=1.0, weight_end=None
+    )
+    found = build_index(DataOptions(path=pictures / "own"), (source,))
+    assert [(record.name, record.caption) for record in found.regularization] == [("regularization/a/00.png", "a dog")]
