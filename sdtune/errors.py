@@ -121,9 +121,11 @@ class Problems:
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Note the problems of an `SdtuneError` raised inside, and go on."""
+        """Note the problems of an `SdtuneError` raised inside, and go on; one of the machine's own goes through."""
         try:
             yield
+        except PlatformError:
+            raise
         except SdtuneError as error:
             self._problems.extend(error.problems)
 

@@ -40,6 +40,8 @@ class SubsetOptions(Options):
 
     path: Path
     """Folder with images, or anything else that `data.path` may be."""
+    subfolders: bool = True
+    """Read the folders in it too, with the same options; kohya's dataset files do not."""
     repeats: Annotated[float, Field(gt=0, le=MAX_REPEATS)] | None = None
     """How often each image is seen in an epoch: 2.5 is twice, and half of them, in turn, once more. null: the number
     before `_` in the folder's name, else 1."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdtune.config.data import settle
 from sdtune.data.blobs import TextColumn
-from sdtune.data.caption_files import MOST_FILE_BYTES, clean_caption, decode_text, read_caption, use_lines
+from sdtune.data.caption_files import MOST_FILE_BYTES, clean_caption, read_caption, use_lines
+from sdtune.data.caption_tables import captions_by_name
 from sdtune.data.captions import needs_caption
 from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
 from sdtune.data.templates import read_templates
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     Read = Callable[[Path, list[str]], str | None]
 
-MAX_JSON_BYTES = 1 << 28
 CAPTION_OR_CLASS = "caption_or_class"  # of regularization images: a caption file where there is one, else the class
 FILES: Mapping[str, tuple[str, ...]] = {
     "txt": (".txt",),
@@ -85,8 +84,10 @@ def check_options(options: DataOptions) -> None:
     Raises:
         ConfigError: `data.captions_json` without `json`, or the other way round.
     """
-    wanted = {options.captions, *(subset.captions for subset in options.subsets)}
-    if ("json" in wanted) != (options.captions_json is not None):
+    settled = [settle(options, subset) for subset in options.subsets] or [options]
+    wanted = {own.captions_json for own in settled if own.captions == "json"}
+    given = {place for place in (options.captions_json, *(own.captions_json for own in settled)) if place is not None}
+    if wanted != given:
         raise ConfigError(
             "data.captions=json and data.captions_json belong together", hint="set both, or neither of them"
         )
@@ -112,7 +113,7 @@ def read_captions(
     captions: list[FolderCaptions] = []
     notes: list[str] = []
     problems = Problems(DataError)
-    table = _by_image_name(_read_json(options.captions_json), folders) if options.captions_json else {}
+    table = captions_by_name([folder for folder, source in zip(folders, sources, strict=True) if source == "json"])
     for folder, source in zip(folders, sources, strict=True):
         with problems.collect(), scan.texts(folder.listing.captions, MOST_FILE_BYTES) as read:
             files = _Files(folder=folder, source=source, read=read)
@@ -322,36 +323,6 @@ def _describe_files(folder: Folder, source: str, captions: Mapping[Path, str]) -
 def _look_up(table: Mapping[str, str], name: str, notes: list[str]) -> str | None:
     text = table.get(name)
     return None if text is None else clean_caption(text, f"data.captions_json for {name}", notes)
-
-
-def _by_image_name(table: Mapping[str, str], folders: Sequence[Folder]) -> dict[str, str]:
-    """Key the map by path inside the data set; a bare file name counts where only one image has it."""
-    names = [(folder.prefix + image.name, image.name) for folder in folders for image in folder.listing.images]
-    times = Counter(file_name for _, file_name in names)
-    keys = ((name, name if name in table or times[file_name] > 1 else file_name) for name, file_name in names)
-    return {name: table[key] for name, key in keys if key in table}
-
-
-def _read_json(path: Path) -> dict[str, str]:
-    """Read a JSON map from file name to caption."""
-    if not path.is_file():
-        raise DataError(f"no file {path}", where="data.captions_json", hint="check the path")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise DataError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB", hint="split the data set")
-    try:
-        table = json.loads(decode_text(path.read_bytes(), path), object_pairs_hook=_refuse_duplicates)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}", hint="mend it") from None
-    if not isinstance(table, dict) or not all(isinstance(text, str) for text in table.values()):
-        raise DataError(f"{path} is not one map from file name to caption", hint='write {"01.jpg": "a dog", ...}')
-    return table
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
-    if twice:
-        raise DataError(f"data.captions_json names {shorten(twice)} more than once", hint="keep one caption each")
-    return dict(pairs)
 
 
 def _describe_unused(sources: Sequence[str], options: DataOptions) -> list[str]:

@@ -1,37 +1,30 @@
-"""Find the folders of a data set, and list what lies in each."""
+"""Find the folders of a data set, whatever their arrangement, and say what they were taken for."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from sdtune.config.data import settle
-from sdtune.config.subsets import MAX_REPEATS
-from sdtune.data.listing import (
-    IMAGE_SUFFIXES,
-    Listing,
-    is_folder,
-    list_folder,
-    natural_key,
-    scan_entries,
-    shorten,
-    suffix_of,
-)
+from sdtune.config.subsets import MAX_REPEATS, SubsetOptions
+from sdtune.data.folder_notes import describe_left_out, describe_repeats
+from sdtune.data.image_lists import LIST_SUFFIXES
+from sdtune.data.listing import IMAGE_SUFFIXES, scan_entries, shorten, suffix_of
+from sdtune.data.manifests import read_manifest
+from sdtune.data.tars import unpack
+from sdtune.data.tree import Tree, read_number, walk
 from sdtune.errors import ConfigError, DataError, Problems
+from sdtune.paths import user_cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
-    from sdtune.config.subsets import SubsetOptions
-
-
-_NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
-_REGULARIZATION = frozenset({"reg", "regs", "regularization", "regularisation", "reg_images", "reg_data"})
-_SEARCH_DEPTH = 3
+    from sdtune.data.listing import Listing
+    from sdtune.data.tree import LeftOut, Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +33,15 @@ class Folder:
 
     Attributes:
         name: Unique name within the data set.
-        prefix: What the names of its images begin with: `NAME/`, or empty for a data set of one flat folder.
+        prefix: What the names of its images begin with: `NAME/`, or empty for the loose images of a data set.
         path: The folder.
         repeats: Visits of each image in an epoch.
         class_text: After the number in the folder's name, or as given for this folder; empty when there is none.
         options: Options of the data as they hold for it.
         own: Its own options, when it came from `data.subsets`.
         listing: Its files.
-        is_numbered: The name says how often its images are repeated.
+        is_numbered: A name says how often its images are repeated: its own, or that of a folder it lies in.
+        masks: Image to mask, where a list of images names them.
     """
 
     name: str
@@ -59,163 +53,215 @@ class Folder:
     own: SubsetOptions | None
     listing: Listing
     is_numbered: bool
+    masks: Mapping[Path, Path] = field(default_factory=dict)
 
 
-def find_folders(options: DataOptions) -> tuple[tuple[Folder, ...], list[str]]:
-    """Find the folders to train on, in any of the three shapes: parent of `N_name` folders, flat folder, list.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Root:
+    """A place that the options name: `data.path`, or one of `data.subsets`."""
+
+    path: Path
+    name: str
+    prefix: str
+    options: DataOptions
+    own: SubsetOptions | None
+
+
+def find_folders(
+    options: DataOptions, reserved: Mapping[Path, str] | None = None
+) -> tuple[tuple[Folder, ...], list[str]]:
+    """Find the folders to train on: all with images, from `data.path` or the paths of `data.subsets` downwards.
+
+    Repeats and class text come from the nearest `N_name` on the way up, the folder's own name first.
+
+    Args:
+        options: Where images are.
+        reserved: Folders that are in use for something else, and for what: they are not trained on.
 
     Returns:
-        The folders, and notes on folders that hold images but are not read.
+        The folders, and notes on what they were taken for and on what is left out.
 
     Raises:
         ConfigError: Neither `data.path` nor `data.subsets`.
-        DataError: A folder that is missing, holds no images, or could be meant in two ways.
+        DataError: Places that are missing or hold no images to train on, names that ask for no repeats.
     """
+    roots = _roots(options)
+    others = {path.resolve(): reason for path, reason in (reserved or {}).items()}
+    masks = (options.mask.dir, *(subset.mask_dir for subset in options.subsets))
+    others |= {path.resolve(): "masks" for path in masks if path is not None}
+    others |= {root.path.resolve(): "named in data.subsets itself" for root in roots if root.own is not None}
+    folders, notes, problems = list[Folder](), list[str](), Problems(DataError)
+    for root in roots:
+        with problems.collect():
+            found, said = _read_root(root, others)
+            folders += found
+            notes += said
+    problems.raise_if_any()
+    return tuple(_with_own_names(folders)), notes
+
+
+def _with_own_names(folders: Sequence[Folder]) -> Iterator[Folder]:
+    """Rename folders whose name another one before them has: a loose root, or ends of two paths."""
+    taken = set[str]()
+    for folder in folders:
+        name = folder.name
+        while name in taken:
+            name += "+"
+        taken.add(name)
+        yield folder if name == folder.name else replace(folder, name=name, prefix=folder.prefix and f"{name}/")
+
+
+def _roots(options: DataOptions) -> list[_Root]:
     if options.subsets:
-        folders = _listed_folders(options)
-    elif options.path is not None:
-        folders = _folders_below(options.path, options)
-    else:
+        names = _name_subsets(options.subsets)
+        return [
+            _Root(path=own.path, name=name, prefix=f"{name}/", options=settle(options, own), own=own)
+            for own, name in zip(options.subsets, names, strict=True)
+        ]
+    if options.path is None:
         raise ConfigError("no images: data.path is not set", hint="give --data FOLDER")
-    places = (options.mask.dir, *(subset.mask_dir for subset in options.subsets))
-    return folders, _describe_unread(folders, options.path, [place.resolve() for place in places if place is not None])
+    return [_Root(path=options.path, name=options.path.resolve().name, prefix="", options=options, own=None)]
 
 
-def _listed_folders(options: DataOptions) -> tuple[Folder, ...]:
-    problems, subsets = Problems(DataError), options.subsets
-    paths = [subset.path for subset in subsets]
-    _refuse_same_folder_twice(paths, problems)
-    names = _unique_names(paths)
-    folders = []
-    for subset, name in zip(subsets, names, strict=True):
-        with problems.collect():
-            folder = _folder(subset.path, settle(options, subset), name=name, prefix=f"{name}/", own=subset)
-            if not folder.listing.images:
-                raise _no_images(subset.path)
-            folders.append(folder)
-    problems.raise_if_any()
-    return tuple(folders)
-
-
-def _refuse_same_folder_twice(paths: Iterable[Path], problems: Problems) -> None:
-    for path, times in Counter(path.resolve() for path in paths).items():
-        if times > 1:
-            problems.add(f"data.subsets names {path} {times} times", hint="keep one, with repeats set")
-
-
-def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """Name each folder by its last part, or by as many as tell it from the others."""
-    parts = [path.resolve().parts for path in paths]
-
-    def name(own: tuple[str, ...]) -> str:
-        for length in range(1, len(own)):
-            if sum(other[-length:] == own[-length:] for other in parts) == 1:
-                return "/".join(own[-length:])
-        return "/".join(own)
-
-    return [name(own) for own in parts]
-
-
-def _folders_below(path: Path, options: DataOptions) -> tuple[Folder, ...]:
-    flat, masks = _folder(path, options, name=path.resolve().name, prefix=""), options.mask.dir
+def _name_subsets(subsets: Sequence[SubsetOptions]) -> list[str]:
+    """Name each entry by the last part of its path, or as many as tell it from others, and by its resolution."""
+    times = Counter((own.path.resolve(), own.resolution) for own in subsets)
     problems = Problems(DataError)
-    children = []
-    for child in (child for child in flat.listing.folders if masks is None or child.resolve() != masks.resolve()):
-        with problems.collect():
-            found = _folder(child, options, name=child.name, prefix=f"{child.name}/")
-            if found.listing.images:
-                _refuse_unclear_child(child)
-                children.append(found)
-            elif found.is_numbered:
-                raise _no_images(child)
+    for (path, resolution), count in times.items():
+        if count > 1:
+            again = f" at {resolution} px" if resolution else ""
+            problems.add(f"data.subsets names {path}{again} {count} times", hint="keep one, with repeats set")
     problems.raise_if_any()
-    if children and flat.listing.images:
-        raise DataError(
-            f"{path} holds {len(flat.listing.images)} images beside folders with images "
-            f"({shorten([child.name for child in children])})",
-            hint="move them into a folder of their own, or list the folders to train on in data.subsets",
-        )
-    if not children and not flat.listing.images:
-        raise _no_images(path)
-    return tuple(children) or (flat,)
+    paths = {own.path.resolve(): own.path.resolve().parts for own in subsets}
+    short = {path: _shortest_end(parts, paths.values()) for path, parts in paths.items()}
+    shared = Counter(path for path, _ in times)
+    return [
+        f"{short[path]}@{own.resolution}" if shared[path := own.path.resolve()] > 1 and own.resolution else short[path]
+        for own in subsets
+    ]
 
 
-def _describe_unread(folders: Sequence[Folder], root: Path | None, masks: Sequence[Path]) -> list[str]:
-    """Name the folders that hold images, no masks, but are neither listed nor directly below the data set's folder."""
-    read = {folder.path for folder in folders}
-    tops = [root] if root is not None else [folder.path for folder in folders]
-    below = [found for top in tops for found in _folders_with_images(top, _SEARCH_DEPTH) if found not in read]
-    unread = [found for found in below if not any(found.resolve().is_relative_to(place) for place in masks)]
-    return [f"folders with images that are not read: {shorten([str(path) for path in unread])}"] if unread else []
+def _shortest_end(own: tuple[str, ...], others: Iterable[tuple[str, ...]]) -> str:
+    for length in range(1, len(own)):
+        if sum(other[-length:] == own[-length:] for other in others) == 1:
+            return "/".join(own[-length:])
+    return "/".join(own)
 
 
-def _refuse_unclear_child(child: Path) -> None:
-    numbered = _NUMBERED.fullmatch(child.name)
-    if (numbered[2] if numbered else child.name).casefold() in _REGULARIZATION:
-        raise DataError(
-            f"{child} looks like regularization images, not like the subject's",
-            hint="move it out of the data folder and set regularization.path, or rename it if it is to be learned",
-        )
-    if child.is_symlink():
-        raise DataError(f"{child} is a link", hint="list the folder it leads to in data.subsets")
+def _read_root(root: _Root, reserved: Mapping[Path, str]) -> tuple[list[Folder], list[str]]:
+    tree = _read_tree(root, reserved)
+    places = [place for place in tree.places if place.count]
+    if not places:
+        raise _no_images(root.path, tree.left_out)
+    if tree.captions is not None and root.options.captions == "auto":
+        captions = {"captions": "json", "captions_json": tree.captions}
+        root = replace(root, options=root.options.model_copy(update=captions))
+    problems, folders = Problems(DataError), list[Folder]()
+    _refuse_empty(tree, problems)
+    shared = _shared_parts(places)
+    for place in places:
+        with problems.collect():
+            folders.append(_folder(place, root, len(shared)))
+    problems.raise_if_any()
+    inner = [f"all images of {root.path} lie in {'/'.join(shared)}"] if shared else []
+    unsaid = [folder for folder, place in zip(folders, places, strict=True) if place.repeats is None]
+    repeats = [] if root.own and root.own.repeats else describe_repeats(unsaid, len(folders) > 1)
+    return folders, [*inner, *tree.notes, *repeats, *describe_left_out(tree)]
 
 
-def _folder(path: Path, options: DataOptions, *, name: str, prefix: str, own: SubsetOptions | None = None) -> Folder:
-    """Read one folder and what its name says."""
-    _check_is_folder(path)
-    own_name = path.resolve().name
-    numbered = _NUMBERED.fullmatch(own_name)
-    repeats = own.repeats if own and own.repeats else float(numbered[1]) if numbered else 1.0
-    if not 0 < repeats <= MAX_REPEATS:
-        raise DataError(
-            f"{path}: its name asks for {repeats:g} repeats of each image",
-            hint="rename it to N_name with N of 1 or more, or give repeats in data.subsets",
-        )
-    text = own.class_text if own and own.class_text is not None else numbered[2] if numbered else ""
-    return Folder(
-        name=name,
-        prefix=prefix,
-        path=path,
-        repeats=repeats,
-        class_text=text.strip(),
-        options=options,
-        own=own,
-        listing=list_folder(path, path.resolve()),
-        is_numbered=numbered is not None,
-    )
-
-
-def _check_is_folder(path: Path) -> None:
+def _read_tree(root: _Root, reserved: Mapping[Path, str]) -> Tree:
+    """Read what a path names: a folder, a tar or several of them, or a file that lists images."""
+    path, cache = root.path, root.options.cache.dir or user_cache_folder()
     if path.is_file():
+        if path.suffix.lower() == ".tar":
+            return walk(unpack(path, cache), reserved)
+        if path.suffix.lower() in LIST_SUFFIXES:
+            return read_manifest(path)
         raise DataError(f"{path} is a file, not a folder of images", hint=f"give its folder: {path.parent}")
     if not path.is_dir():
         raise DataError(f"no folder {path}", hint="check the path")
+    tars = sorted(path / entry.name for entry in scan_entries(path) if suffix_of(entry.name).lower() == ".tar")
+    subfolders = root.own is None or root.own.subfolders
+    trees = [
+        walk(path, reserved, subfolders=subfolders),
+        *(walk(unpack(tar, cache), reserved, (tar.stem,)) for tar in tars),
+    ]
+    return Tree(
+        places=tuple(place for tree in trees for place in tree.places),
+        left_out=tuple(place for tree in trees for place in tree.left_out),
+    )
 
 
-def _no_images(path: Path) -> DataError:
-    """Make the error for a folder without images, naming folders deeper down that have some."""
-    deeper = _folders_with_images(path, _SEARCH_DEPTH)
-    if deeper:
-        parents = dict.fromkeys(str(folder.parent) for folder in deeper if folder.parent != path)
-        choices = shorten([*parents, *map(str, deeper)])
-        return DataError(f"no images directly in {path}", hint=f"did you mean one of: {choices}")
-    return DataError(f"no images in {path}", hint=f"images are {', '.join(sorted(IMAGE_SUFFIXES))}")
+def _shared_parts(places: Sequence[Place]) -> tuple[str, ...]:
+    """Give the folders that all others lie in, so that names are the same whichever of them the options name."""
+    levels = takewhile(lambda level: len(set(level)) == 1, zip(*(place.parts[:-1] for place in places), strict=False))
+    return tuple(level[0] for level in levels)
 
 
-def has_entries(path: Path) -> bool:
-    """Tell whether there is a folder with an image, or with folders."""
-    return path.is_dir() and any(is_folder(entry) or _is_image(entry.name) for entry in scan_entries(path))
+def _folder(place: Place, root: _Root, above: int) -> Folder:
+    """Settle what one folder's name, those above it and its own options say.
+
+    Args:
+        place: The folder.
+        root: Where it was found.
+        above: How many folders below the root are no part of names.
+    """
+    names = (*reversed(place.parts), _spoken_name(root.path.resolve()))
+    said = next((said for name in names if (said := read_number(name)) is not None), None)
+    own, below = _own_options(place, root), "/".join(place.parts[above:])
+    repeats = (own and own.repeats) or place.repeats or (said[0] if said else 1.0)
+    if not 0 < repeats <= MAX_REPEATS:
+        raise DataError(
+            f"{place.path}: its name asks for {repeats:g} repeats of each image",
+            hint="rename it to N_name with N of 1 or more, or give repeats in data.subsets",
+        )
+    text = own.class_text if own and own.class_text is not None else said[1] if said else ""
+    return Folder(
+        name=(f"{root.prefix}{below}".rstrip("/") or root.name) + place.label,
+        prefix=f"{root.prefix}{below}/" if below else root.prefix,
+        path=place.path,
+        repeats=repeats,
+        class_text=text.strip(),
+        options=root.options,
+        own=own,
+        listing=place.listing,
+        is_numbered=said is not None,
+        masks=place.masks,
+    )
 
 
-def _folders_with_images(path: Path, depth: int) -> list[Path]:
-    entries = scan_entries(path) if depth else ()
-    below = [path / entry.name for entry in entries if is_folder(entry) and not entry.is_symlink()]
-    found = []
-    for child in (child for child in below if not child.name.startswith((".", "__MACOSX"))):
-        found += [child] if any(_is_image(entry.name) for entry in scan_entries(child)) else []
-        found += _folders_with_images(child, depth - 1)
-    return sorted(found, key=lambda folder: natural_key(str(folder)))
+def _spoken_name(path: Path) -> str:
+    """Give the name that may say repeats: of a tar its own, of a list that of the folder it lies in."""
+    if path.is_dir():
+        return path.name
+    return path.parent.name if path.suffix.lower() in LIST_SUFFIXES else path.stem
 
 
-def _is_image(name: str) -> bool:
-    return suffix_of(name).lower() in IMAGE_SUFFIXES
+def _own_options(place: Place, root: _Root) -> SubsetOptions | None:
+    """Give a root's own options, with the weight that a list of images says."""
+    if place.weight == 1:
+        return root.own
+    own = root.own or SubsetOptions(path=place.path)
+    return own.model_copy(update={"weight": own.weight * place.weight})
+
+
+def _no_images(path: Path, left_out: Sequence[LeftOut] = ()) -> DataError:
+    """Make the error for a place without images to train on."""
+    found = [place for place in left_out if place.count]
+    if not found:
+        return DataError(f"no images in {path}", hint=f"images are {', '.join(sorted(IMAGE_SUFFIXES))}")
+    reasons = [f"{place.name} ({place.count} images, {place.reason})" for place in found]
+    return DataError(
+        f"no images to train on in {path}: it has only {shorten(reasons)}", hint="name the folder itself as data.path"
+    )
+
+
+def _refuse_empty(tree: Tree, problems: Problems) -> None:
+    """Refuse folders that ask for repeats of images that are not there, nor in a folder below."""
+    filled = [place.path for place in tree.places if place.count] + [
+        other.path for other in tree.left_out if other.count
+    ]
+    holders = {holder for path in filled for holder in (path, *path.parents)}
+    for place in tree.places:
+        if place.parts and "_" in place.parts[-1] and read_number(place.parts[-1]) and place.path not in holders:
+            problems.add(f"no images in {place.path}", hint="remove the folder, or put images into it")

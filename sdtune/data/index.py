@@ -23,7 +23,7 @@ from sdtune.data.caption_sources import (
 )
 from sdtune.data.captions import Rules, word_once
 from sdtune.data.columns import ChoiceColumn
-from sdtune.data.folders import find_folders, has_entries
+from sdtune.data.folders import find_folders
 from sdtune.data.images import decode
 from sdtune.data.listing import shorten, stem_of, suffix_of
 from sdtune.data.mask_files import find_masks
@@ -31,12 +31,13 @@ from sdtune.data.prompts import fill_template
 from sdtune.data.regularization import class_options, find_pairs, instances_of
 from sdtune.data.scan import Scan
 from sdtune.data.table import ImageTable
+from sdtune.data.tree import has_entries
 from sdtune.data.types import Subset
 from sdtune.errors import DataError, Problems
 from sdtune.paths import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
@@ -92,39 +93,48 @@ class DataIndex:
         return sum(round(own.repeats) * count for own, count in counts.items() if not own.is_regularization)
 
 
-def build_index(options: DataOptions, regularization: Sequence[RegularizationSource] = ()) -> DataIndex:
+def build_index(
+    options: DataOptions,
+    regularization: Sequence[RegularizationSource] = (),
+    reserved: Mapping[Path, str] | None = None,
+) -> DataIndex:
     """Find and check a data set. Reads every file once for its digest, but decodes no pixels (`verify_pixels` does).
 
     Args:
         options: The images of what is learned.
         regularization: Where the images of its class are; a folder that drawn images will go to may be missing.
+        reserved: Other folders that are not trained on, and what they are for, should they lie among the images.
 
     Raises:
         ConfigError: Options that contradict each other.
         DataError: Folders, images or captions that cannot be trained on; independent problems together.
     """
     scan = Scan(cache_folder(options.cache.dir) / "scan", options.workers)
-    index = own = _read(options, scan)
+    apart = {**(reserved or {}), **{source.path: "regularization images" for source in regularization}}
+    index = own = _read(options, scan, reserved=apart)
     for source in regularization:
         if not source.per_image or has_entries(source.path):
             index = _join(index, _read_regularization(source, own.subsets, options, scan))
     return replace(index, digest=digest_images(index.images))
 
 
-def _read(options: DataOptions, scan: Scan, source: str | None = None) -> DataIndex:
+def _read(
+    options: DataOptions, scan: Scan, source: str | None = None, reserved: Mapping[Path, str] | None = None
+) -> DataIndex:
     """Read one data set; its digest is left open.
 
     Args:
         options: Where it is.
         scan: Reads files.
-        source: Where all captions come from; None: as the options say.
+        source: Where captions come from, of all that are in no list of images; None: as the options say.
+        reserved: Folders that are not part of it.
     """
     check_options(options)
-    folders, folder_notes = find_folders(options)
+    folders, folder_notes = find_folders(options, reserved)
     problems = Problems(DataError)
     with problems.collect():
-        sources = (source,) * len(folders) if source else choose_sources(folders, options)
-    notes = [*_describe_unnumbered(folders), *folder_notes]
+        sources = _same_source(folders, source) if source else choose_sources(folders, options)
+    notes = list(folder_notes)
     scanned = [_scan_folder(folder, scan, problems, notes) for folder in folders]
     problems.raise_if_any()
     _check_stems(folders, sources, notes, problems)
@@ -141,6 +151,10 @@ def _read(options: DataOptions, scan: Scan, source: str | None = None) -> DataIn
     )
     notes = [*notes, *caption_notes, *mask_notes, *_describe_ignored(folders), *_describe_copies(images)]
     return DataIndex(subsets=images.subsets.choices, images=images, notes=tuple(notes), digest="")
+
+
+def _same_source(folders: Sequence[Folder], source: str) -> tuple[str, ...]:
+    return tuple("json" if folder.options.captions == "json" else source for folder in folders)
 
 
 def _tabulate(
@@ -303,16 +317,6 @@ def _equal(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
         if (own := key(name)) in shared:
             shared[own].append(name)
     return list(shared.values())
-
-
-def _describe_unnumbered(folders: Sequence[Folder]) -> list[str]:
-    """Name folders among others whose repeats nobody chose."""
-    return [
-        f"{folder.name}: {len(folder.listing.images)} images, "
-        f"repeats {folder.repeats:g} (no number in the folder's name)"
-        for folder in folders
-        if folder.prefix and not folder.is_numbered and not folder.own
-    ]
 
 
 def _describe_ignored(folders: Sequence[Folder]) -> list[str]:

@@ -11,7 +11,9 @@ import numpy as np
 from sdtune.data.blobs import PathColumn
 from sdtune.data.columns import ChoiceColumn
 from sdtune.data.listing import list_folder, shorten
+from sdtune.data.scan import read_image
 from sdtune.data.table import MaskColumn, MaskTable
+from sdtune.data.types import MaskFile
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from sdtune.data.folders import Folder
     from sdtune.data.listing import Files
     from sdtune.data.scan import Scan, Scanned
+    from sdtune.data.types import Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,10 @@ def find_masks(
     read: dict[Path, _MaskFolder] = {}
     times: Counter[tuple[Path, int]] = Counter()
     for folder, own in zip(folders, sizes, strict=True):
+        if folder.masks:
+            with problems.collect():
+                columns.append(_listed(folder, own))
+            continue
         if (place := _mask_folder(folder, options)) is None:
             columns.append(MaskColumn.of([None] * len(own)))
             continue
@@ -86,6 +93,24 @@ def find_masks(
             )
     problems.raise_if_any()
     return columns, notes
+
+
+def _listed(folder: Folder, sizes: SizeColumn) -> MaskColumn:
+    """Read the masks that a list of images names."""
+    problems, found = Problems(DataError), list[MaskFile | None]()
+    for row, image in enumerate(folder.listing.images):
+        mask = folder.masks.get(image)
+        with problems.collect():
+            found.append(None if mask is None else _read_mask(mask, sizes[row], image))
+    problems.raise_if_any()
+    return MaskColumn.of(found)
+
+
+def _read_mask(path: Path, size: Size, image: Path) -> MaskFile:
+    header, digest = read_image(path)
+    if header.size != size:
+        raise DataError(f"mask {path} has {header.size} px, its image {size}", hint=f"make it as large as {image.name}")
+    return MaskFile(path=path, digest=digest)
 
 
 def _mask_folder(folder: Folder, options: DataOptions) -> Path | None:

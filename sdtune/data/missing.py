@@ -58,7 +58,7 @@ def find_missing(
         zip(images.subsets, example_captions(images), buckets, strict=True)
     ):
         if not subset.is_regularization:
-            if source.belongs_to in (None, subset.path):
+            if source.belongs_to is None or subset.path.is_relative_to(source.belongs_to):
                 wanted.setdefault(_prompt(source, caption), Counter())[bucket] += source.per_image
         elif images.names[row].startswith(source.prefix) and images.paths[row].is_relative_to(source.path):
             found.setdefault(images.captions[row], Counter())[bucket] += 1

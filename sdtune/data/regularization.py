@@ -35,7 +35,7 @@ class RegularizationSource:
         per_image: Images wanted for each image of the subject; missing ones are drawn. 0: what is there will do.
         weight: Weight of the loss.
         weight_end: Weight in the last epoch; None: as `weight`.
-        belongs_to: The training folder it belongs to; None: found by name.
+        belongs_to: The training folder, or the root of several, that it belongs to; None: found by name.
         token: What calls the subject; it is taken out of captions.
         class_word: What the subject is; it is in every caption.
     """
@@ -121,7 +121,7 @@ def find_pairs(
         For each folder the names of its training folders; empty: all.
     """
     if belongs_to is not None:
-        return [tuple(own.name for own in instances if own.path == belongs_to)] * len(folders)
+        return [tuple(own.name for own in instances if own.path.is_relative_to(belongs_to))] * len(folders)
     pairs = [tuple(own.name for own in instances if _ends_with(_words(own), _words(other))) for other in folders]
     return pairs if all(pairs) else [()] * len(folders)
 

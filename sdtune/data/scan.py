@@ -217,14 +217,22 @@ class _Found:
     facts: Facts | None
 
 
+def read_image(path: Path) -> tuple[ImageHeader, str]:
+    """Read an image file once, for its header and its digest.
+
+    Raises:
+        DataError: It cannot be read, or is no image.
+    """
+    data = read_file(path)
+    return header_of(BytesIO(data), path), hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
 def _read_image(path: Path) -> _Found | DataError:
-    """Read a file once, for its digest and its header."""
     try:
-        data = read_file(path)
-        header = header_of(BytesIO(data), path)
+        header, digest = read_image(path)
     except DataError as error:
         return error
-    return _Found(header, hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest(), _facts_now(path))
+    return _Found(header, digest, _facts_now(path))
 
 
 def _facts_now(path: Path) -> Facts | None:

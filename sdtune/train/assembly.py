@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdtune.config.compose import method_options
 from sdtune.data.buckets import place_images
 from sdtune.data.captions import with_examples
-from sdtune.data.index import build_index
+from sdtune.data.index import build_index, bytes_digest
+from sdtune.data.kohya_options import expand_dataset_file
 from sdtune.data.missing import find_missing, with_planned
 from sdtune.data.plan import batches_per_epoch
 from sdtune.data.regularization import find_sources
@@ -57,8 +59,11 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
     model = open_base(options, registry)
     check_family(spec, model.family)
     check_objective(options, model)
+    options, told = expand_dataset_file(options)
     options = with_native_resolution(options, model)
     index, placements, missing, held_out = read_data(options, model)
+    if options.data.path != loaded.options.data.path:
+        index = _with_dataset_file(index, options, told)
     rotations = plan_rotations(index.images, placements, options.regularization.ratio)
     method = load_method(spec, options)
     method.check(with_examples(index.instances))
@@ -82,7 +87,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
         origins=loaded.origins,
         spec=spec,
         folder=folder,
-        name=run_name(options),
+        name=run_name(loaded.options),
         model=model,
         method=method,
         groups=tuple(groups),
@@ -98,6 +103,13 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
     )
 
 
+def _with_dataset_file(index: DataIndex, options: CoreOptions, notes: Sequence[str]) -> DataIndex:
+    """Let what a dataset file says be part of the data set, so that a run that goes on sees when it was edited."""
+    said = "".join(subset.model_dump_json() for subset in options.data.subsets)
+    digest = bytes_digest(f"{index.digest} {said}".encode())
+    return replace(index, notes=(*notes, *index.notes), digest=digest)
+
+
 def read_data(
     options: CoreOptions, model: DiffusionModel
 ) -> tuple[DataIndex, PlacementTable, tuple[MissingImage, ...], HeldOut | None]:
@@ -110,7 +122,8 @@ def read_data(
         options.data.subsets,
         lambda prompt: drawing_folder(model, prompt, options.data.resolution),
     )
-    index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
+    apart = {options.validation.path: "validation images"} if options.validation.path else {}
+    index, held_out = hold_out(build_index(options.data, sources, apart), options.data, options.validation)
     placements = PlacementTable.of(place_images(index.images, options.data))
     missing: list[MissingImage] = []
     for source in sources:

@@ -42,6 +42,8 @@ KINDS: Mapping[str, Kind] = {
     "validation.path": "place",
     "data.subsets.*.path": "place",
     "data.subsets.*.mask_dir": "place",
+    "data.captions_json": "place",
+    "data.subsets.*.captions_json": "place",
     "data.mask.dir": "place",
     "data.templates": "place",
     "data.subsets.*.templates": "place",

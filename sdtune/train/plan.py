@@ -33,6 +33,7 @@ _SOURCES = {
     "folder": "folder names",
     "prompt": "the prompt alone",
 }
+_MOST_FOLDERS = 8
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -146,6 +147,8 @@ def _images_text(run: Run) -> str:
 def _folders_text(images: ImageTable) -> str:
     counts = images.subsets.counts()
     parts = [f"{subset.name}: {count} x {subset.repeats:g} repeats" for subset, count in counts.items()]
+    if len(parts) > _MOST_FOLDERS:
+        parts[_MOST_FOLDERS - 1 :] = [f"and {len(parts) - _MOST_FOLDERS + 1} more folders"]
     return f"{len(images)} ({'; '.join(parts)})"
 
 

@@ -224,7 +224,8 @@ def run_name(options: CoreOptions) -> str:
         ConfigError: Its files would have names that are too long.
     """
     folder = options.data.path or (options.data.subsets[0].path if options.data.subsets else Path("data"))
-    name = options.output.name or f"{folder.resolve().name}-{options.method}"
+    place = folder.resolve()
+    name = options.output.name or f"{place.stem if place.is_file() else place.name}-{options.method}"
     if (size := len(os.fsencode(name))) > _LONGEST_NAME:
         raise ConfigError(
             f"the run's name is too long: {size} bytes, of {_LONGEST_NAME}", hint="give a shorter --name", where=name

@@ -82,40 +82,11 @@ def test_no_path_is_an_error():
         build_index(DataOptions())
 
 
-def test_images_beside_folders_with_images_are_an_error(tmp_path):
-    write_images(tmp_path, 1)
-    write_images(tmp_path / "10_dog", 1)
-    with pytest.raises(DataError, match="holds 1 images beside folders with images"):
-        index(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["reg", "1_reg", "Regularization"])
-def test_regularization_folder_is_not_trained_silently(tmp_path, name):
-    write_images(tmp_path / "10_dog", 1)
-    write_images(tmp_path / name, 1)
-    with pytest.raises(DataError, match="regularization"):
-        index(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["0_dog", "20240131_holiday"])
 def test_number_that_cannot_be_meant_is_an_error(tmp_path, name):
     write_images(tmp_path / name, 1)
     with pytest.raises(DataError, match="repeats of each image"):
         index(tmp_path)
-
-
-def test_wrong_level_names_the_right_one(tmp_path):
-    write_images(tmp_path / "project/img/10_dog", 1)
-    with pytest.raises(DataError, match=r"did you mean one of: .*project/img, .*project/img/10_dog"):
-        index(tmp_path / "project")
-
-
-def test_deeper_folders_are_told(tmp_path):
-    write_images(tmp_path / "10_dog", 1)
-    write_images(tmp_path / "10_dog/old", 1)
-    assert any(
-        note.startswith("folders with images that are not read") and "old" in note for note in index(tmp_path).notes
-    )
 
 
 def test_numbered_folder_without_images_is_an_error(tmp_path):

@@ -96,10 +96,3 @@ def test_batches_mark_and_weigh_regularization_and_keep_its_captions(tmp_path, i
         ("taught", False),
         ("a photo of a dog", True),
     }
-
-
-def test_a_folder_named_reg_among_the_training_folders_is_refused(tmp_path):
-    write_images(tmp_path / "5_dog", 1)
-    write_images(tmp_path / "reg", 1)
-    with pytest.raises(DataError, match=r"set regularization\.path"):
-        build_index(DataOptions(path=tmp_path))
