@@ -332,7 +332,13 @@ def _describe_ignored(folders: Sequence[Folder]) -> list[str]:
 
 
 def _describe_copies(images: ImageTable) -> list[str]:
-    return [f"the same picture: {shorten([images.names[row] for row in rows])}" for rows in images.digests.copies()]
+    notes = []
+    for rows in images.digests.copies():
+        names: dict[Path, str] = {}  # of a file that is trained at two sizes, one name
+        for row in rows:
+            names.setdefault(images.paths[row], images.names[row])
+        notes += [f"the same picture: {shorten([*names.values()])}"] if len(names) > 1 else []
+    return notes
 
 
 def digest_images(images: ImageTable) -> str:
