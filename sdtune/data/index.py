@@ -67,7 +67,7 @@ class DataIndex:
     @property
     def visits(self) -> int:
         """Visits of instance images in an epoch."""
-        return sum(round(record.subset.repeats) for record in self.instances)
+        return round(sum(record.subset.repeats for record in self.instances))
 
 
 def build_index(options: DataOptions, regularization: Sequence[RegularizationSource] = ()) -> DataIndex:

@@ -9,9 +9,8 @@ from sdtune.config.compose import method_options
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
 from sdtune.data.missing import find_missing, with_planned
-from sdtune.data.plan import batches_per_epoch
+from sdtune.data.plan import arrange
 from sdtune.data.regularization import find_sources
-from sdtune.data.rotation import plan_rotations
 from sdtune.data.split import hold_out
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.open import open_model
@@ -58,7 +57,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
     check_objective(options, model)
     options = with_native_resolution(options, model)
     index, placements, missing, held_out = read_data(options, model)
-    rotations = plan_rotations(index.images, placements, options.regularization.ratio)
+    order = arrange(index.images, placements, options.train.batch_size, options.regularization.ratio)
     method = load_method(spec, options)
     method.check(index.instances)
     for part in method.parts():
@@ -66,9 +65,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
     groups, frozen = freeze_groups(
         split_groups(method.attach(model, options.train.seed), options.train.rates), options.train
     )
-    timetable = plan_timetable(
-        options, batches_per_epoch(index.images, placements, options.train.batch_size, rotations), groups
-    )
+    timetable = plan_timetable(options, order.batches, groups)
     check_fit(optimizer, groups, options.train, timetable.steps)
     if options.train.fused_backward:
         check_fused(options.train, optimizer.entry)
@@ -88,7 +85,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
         frozen=tuple(frozen),
         index=index,
         placements=placements,
-        rotations=rotations,
+        order=order,
         missing=missing,
         held_out=held_out,
         timetable=timetable,

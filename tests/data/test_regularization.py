@@ -10,7 +10,6 @@ from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
 from sdtune.data.plan import plan_epoch
 from sdtune.data.regularization import find_sources, weight_at
-from sdtune.data.rotation import plan_rotations
 from sdtune.errors import DataError
 from sdtune.testing.images import write_images
 
@@ -84,7 +83,7 @@ def test_batches_mark_and_weigh_regularization_and_keep_its_captions(tmp_path, i
     found, options = index(weight=0.25), DataOptions(path=tmp_path / "data", resolution="64")
     placements = place_images(found.images, options)
     builder = BatchBuilder(found, placements, options, 1, method_captions=lambda text, subset: ("taught",))
-    plan = plan_epoch(1, 0, found.images, placements, 8, plan_rotations(found.images, placements, 1))
+    plan = plan_epoch(1, 0, found.images, placements, 8)
     batch = builder.build(plan[0], 0)
     priors = torch.tensor(batch.is_regularization)
     assert priors.sum() == 4
