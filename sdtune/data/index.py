@@ -15,7 +15,7 @@ from sdtune.data.images import decode, read_header
 from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
 from sdtune.data.mask_files import find_masks
 from sdtune.data.prompts import fill_template, instance_text
-from sdtune.data.regularization import find_pairs, instances_of
+from sdtune.data.regularization import adopt, instances_of
 from sdtune.data.types import ImageRecord, MaskFile, Subset
 from sdtune.errors import DataError, Problems
 
@@ -139,28 +139,18 @@ def _read_regularization(source: RegularizationSource, instances: Sequence[Subse
     """Read a place with regularization images; its names tell them from the subject's."""
     prompt = None if source.prompt is None else fill_template(source.prompt, "")
     found = _read(DataOptions(path=source.path, class_text=prompt), CAPTION_OR_CLASS)
-    flagged = [replace(subset, is_regularization=True) for subset in found.subsets]
-    subsets = {
-        subset.name: replace(
-            subset,
-            name=source.prefix + subset.name,
-            weight=source.weight,
-            weight_end=source.weight_end,
-            pairs_with=pairs,
-        )
-        for subset, pairs in zip(flagged, find_pairs(flagged, instances, source.belongs_to), strict=True)
-    }
+    adopted, lost = adopt(source, found.subsets, instances)
+    places = [(name, *place) for name, places in adopted.items() for place in places]
     images = [
-        replace(
-            image,
-            name=source.prefix + image.name,
-            caption=source.name_class(image.caption),
-            subset=subsets[image.subset.name],
-        )
+        replace(image, name=prefix + image.name, caption=source.name_class(image.caption), subset=subset)
+        for name, prefix, subset in places
         for image in found.images
+        if image.subset.name == name
     ]
-    notes = [f"regularization: {note}" for note in found.notes]
-    return DataIndex(subsets=tuple(subsets.values()), images=tuple(images), notes=tuple(notes), digest="")
+    notes = [f"regularization: {note}" for note in (*found.notes, *lost)]
+    return DataIndex(
+        subsets=tuple(subset for *_, subset in places), images=tuple(images), notes=tuple(notes), digest=""
+    )
 
 
 def _join(first: DataIndex, second: DataIndex) -> DataIndex:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sdtune.data.prompts import fill_template
-from sdtune.data.regularization import find_pairs
+from sdtune.data.regularization import adopt
 from sdtune.data.types import ImageRecord, Placement, Size, Subset
 from sdtune.errors import ConfigError
 
@@ -50,10 +50,13 @@ def find_missing(
         return ()
     wanted: dict[str, Counter[Size]] = {}
     found: dict[str, Counter[Size]] = {}
-    paths = set()
+    seen, paths = set(), set()
     for image, placement in zip(index.images, placements, strict=True):
+        if image.path in seen:
+            continue  # at another resolution
+        seen.add(image.path)
         if not image.subset.is_regularization:
-            if source.belongs_to in (None, image.subset.path):
+            if source.is_for(image.subset):
                 counts = wanted.setdefault(_prompt(source, image.caption), Counter())
                 counts[placement.bucket] += source.per_image
         elif image.name.startswith(source.prefix) and image.path.is_relative_to(source.path):
@@ -72,34 +75,32 @@ def with_planned(
     index: DataIndex, placements: Sequence[Placement], source: RegularizationSource, missing: Sequence[MissingImage]
 ) -> tuple[DataIndex, tuple[Placement, ...]]:
     """Add images to be drawn as if they were there, so that a run can be planned; they have no digest."""
-    name = source.prefix + source.path.resolve().name
-    known = next((own for own in index.subsets if own.name == name), None)
     planned = Subset(
-        name=name,
+        name=source.path.resolve().name,
         path=source.path,
         repeats=1,
         class_text=source.prompt or "",
         weight=source.weight,
         caption_source="txt",
-        is_regularization=True,
-        weight_end=source.weight_end,
     )
-    (pairs,) = find_pairs([planned], [own for own in index.subsets if not own.is_regularization], source.belongs_to)
-    subset = known or replace(planned, pairs_with=pairs)
+    adopted, _ = adopt(source, [planned], [own for own in index.subsets if not own.is_regularization])
+    known = {own.name: own for own in index.subsets}
+    (copies,) = adopted.values()
     images = tuple(
         ImageRecord(
             path=item.path,
-            name=source.prefix + item.path.name,
+            name=prefix + item.path.name,
             size=item.size,
             digest="",
             caption=item.prompt,
-            subset=subset,
+            subset=known.get(subset.name, subset),
         )
+        for prefix, subset in copies
         for item in missing
     )
-    places = tuple(Placement(bucket=item.size, resized=item.size, left=0, top=0) for item in missing)
-    subsets = index.subsets if known else (*index.subsets, subset)
-    return replace(index, subsets=subsets, images=(*index.images, *images)), (*placements, *places)
+    own_size = tuple(Placement(bucket=image.size, resized=image.size, left=0, top=0) for image in images)
+    subsets = (*index.subsets, *(subset for _, subset in copies if subset.name not in known))
+    return replace(index, subsets=subsets, images=(*index.images, *images)), (*placements, *own_size)
 
 
 def _prompt(source: RegularizationSource, caption: str) -> str:

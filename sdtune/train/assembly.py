@@ -103,7 +103,7 @@ def read_data(
     """
     sources = find_sources(
         options.regularization,
-        options.data.subsets,
+        options.data,
         lambda prompt: drawing_folder(model, prompt, options.data.resolution),
     )
     index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
