@@ -96,8 +96,8 @@ class BatchBuilder:
             mask=self._masks.get(items) if self._masks else None,
         )
 
-    def caption(self, visit: Visit, epoch: int) -> str:
-        """Give a visit's caption: tags dropped and shuffled, then treated by the method, then dropped as a whole.
+    def caption(self, visit: Visit, epoch: int, step: int = 0) -> str:
+        """Give a visit's caption in a step: tags dropped and shuffled, then treated by the method, then dropped whole.
 
         The method comes after the shuffle, so that words it puts in stay together, and before the drop, so that a
         dropped caption is empty for every method.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from sdtune.data.epoch import EpochPlan
-    from sdtune.data.types import BatchPlan
+    from sdtune.data.types import BatchPlan, Visit
     from sdtune.models.base import Conditioning
     from sdtune.train.ranks import Ranks
     from sdtune.train.run import Run
@@ -128,6 +128,10 @@ class InputSource:
         with closing(prepared):
             for inputs in prepared:
                 yield _map_tensors(inputs, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def caption(self, visit: Visit, epoch: int, step: int) -> str:
+        """Give the caption by which a visit is trained in optimizer step `step`, counted from 0."""
+        return self._builder.caption(visit, epoch, step)
 
     def images_before(self, step: int) -> int:
         """Count samples in the first `step` optimizer steps."""
