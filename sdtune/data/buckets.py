@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,15 +139,15 @@ def report_buckets(
     images: Sequence[ImageRecord], placements: Sequence[Placement], options: DataOptions
 ) -> BucketReport:
     """Sum up what the placements do to the images (at least one)."""
-    visits: dict[Size, float] = defaultdict(float)
+    visits: Counter[Size] = Counter()
     for record, placement in zip(images, placements, strict=True):
-        visits[placement.bucket] += record.subset.repeats
+        visits[placement.bucket] += round(record.subset.repeats)
     pairs = list(zip(images, placements, strict=True))
     crop = max(pairs, key=lambda pair: crop_share(pair[1]))
     enlarged = max(pairs, key=lambda pair: enlargement(*pair))
     target = LOW_AREA_SHARE * math.prod(options.size_px)
     return BucketReport(
-        visits={bucket: round(visits[bucket]) for bucket in sorted(visits)},
+        visits=dict(sorted(visits.items())),
         worst_crop=(crop[0].name, crop_share(crop[1])),
         worst_enlargement=(enlarged[0].name, enlargement(*enlarged)),
         low_area=tuple(bucket for bucket in sorted(visits) if bucket.width * bucket.height < target),

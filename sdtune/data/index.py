@@ -67,7 +67,7 @@ class DataIndex:
     @property
     def visits(self) -> int:
         """Visits of instance images in an epoch."""
-        return round(sum(record.subset.repeats for record in self.instances))
+        return sum(round(record.subset.repeats) for record in self.instances)
 
 
 def build_index(options: DataOptions, regularization: Sequence[RegularizationSource] = ()) -> DataIndex:
