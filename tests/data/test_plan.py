@@ -10,7 +10,7 @@ from sdtune.data.index import build_index
 from sdtune.data.plan import arrange, plan_epoch
 from sdtune.data.types import BatchPlan, Visit
 from sdtune.randomness import derive_seed
-from sdtune.testing.images import write_images
+from sdtune.testing.images import draw_picture, write_images
 
 WIDE, TALL, SQUARE = (96, 64), (64, 96), (64, 64)
 
@@ -209,3 +209,14 @@ def test_epochs_go_on_where_others_stopped(data_set):
     turns = [sorted(visit.image for batch in plan_epoch(7, epoch, *data, 1) for visit in batch.visits)
              for epoch in range(10)]  # fmt: skip
     assert all(not set(one) & set(other) for one, other in pairwise(turns))
+
+
+def test_the_order_does_not_hang_on_which_file_was_written_first(tmp_path):
+    def plan(name, numbers):
+        (tmp_path / name).mkdir()
+        for number in numbers:
+            draw_picture(seed=number).save(tmp_path / name / f"{number}.png")
+        index = build_index(DataOptions(path=tmp_path / name, captions="empty"))
+        return list(plan_epoch(7, 0, index.images, place_images(index.images, DataOptions(resolution="64")), 2))
+
+    assert plan("one", range(12)) == plan("other", reversed(range(12)))

@@ -11,6 +11,7 @@ from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
 from sdtune.train.assembly import assemble
 from sdtune.train.inputs import InputSource
+from sdtune.train.plan import make_plan
 from sdtune.train.ranks import Ranks
 from sdtune.train.run import run_folder
 
@@ -105,3 +106,18 @@ def test_the_inputs_are_those_of_their_samples(run):
     whole = source.inputs(1, batch).noise
     each = [source.inputs(1, replace(batch, visits=(visit,))).noise[0] for visit in batch.visits]
     assert torch.equal(whole, torch.stack(each))
+
+
+def test_the_plan_tells_of_both_batch_sizes(run):
+    facts = make_plan(run).facts
+    assert facts["images"] == "9 (dog: 5 x 1.5 repeats; cat: 4 x 1 repeats in batches of 3)"
+    assert " visits in batches of 3 or 2 = " in facts["steps"]
+
+
+def test_the_plan_tells_what_processes_have_at_most(run):
+    facts = make_plan(replace(run, ranks=Ranks(0, 2))).facts
+    assert facts["processes"] == "2, visits of a step: up to 6 in all, up to 3 each"
+
+
+def test_the_largest_batch_of_all_folders_is_foreseen(run):
+    assert run.order.largest == ((64, 64), 3)
