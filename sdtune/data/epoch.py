@@ -128,5 +128,6 @@ def _rearrange(
     """Put the visits of batches, given one behind the other, into the order of the batches; give their new starts."""
     old = (np.cumsum(lengths) - lengths)[order]
     starts = np.concatenate([[0], np.cumsum(lengths[order])])
-    places = np.arange(starts[-1]) + np.repeat(old - starts[:-1], lengths[order])
+    places = np.repeat(old - starts[:-1], lengths[order])
+    places += np.arange(len(places))
     return visits.take(places), starts
