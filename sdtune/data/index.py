@@ -28,7 +28,7 @@ from sdtune.data.images import decode
 from sdtune.data.listing import shorten, stem_of, suffix_of
 from sdtune.data.mask_files import find_masks
 from sdtune.data.prompts import fill_template
-from sdtune.data.regularization import class_options, find_pairs, instances_of
+from sdtune.data.regularization import adopt, class_options, instances_of
 from sdtune.data.scan import Scan
 from sdtune.data.table import ImageTable
 from sdtune.data.tree import has_entries
@@ -182,25 +182,22 @@ def _read_regularization(
     """Read a place with regularization images; its names tell them from the subject's."""
     prompt = None if source.prompt is None else fill_template(source.prompt, "")
     found = _read(class_options(options, source.path, prompt), scan, CAPTION_OR_CLASS)
-    flagged = [replace(subset, is_regularization=True) for subset in found.subsets]
-    subsets = {
-        subset.name: replace(
-            subset,
-            name=source.prefix + subset.name,
-            weight=source.weight,
-            weight_end=source.weight_end,
-            pairs_with=pairs,
-        )
-        for subset, pairs in zip(flagged, find_pairs(flagged, instances, source.belongs_to), strict=True)
-    }
-    images = found.images.map_captions(source.name_class).replace(
-        {
-            "name": TextColumn.of(source.prefix + name for name in found.images.names),
-            "subset": found.images.subsets.map(lambda subset: subsets[subset.name]),
-        }
+    adopted, lost = adopt(source, found.subsets, instances)
+    places = [(name, prefix, subset) for name, places in adopted.items() for prefix, subset in places]
+    images = [_rename(found.images.of_subset(name), prefix, subset) for name, prefix, subset in places]
+    notes = [f"regularization: {note}" for note in (*found.notes, *lost)]
+    return DataIndex(
+        subsets=tuple(subset for *_, subset in places),
+        images=ImageTable.join(images).map_captions(source.name_class),
+        notes=tuple(notes),
+        digest="",
     )
-    notes = [f"regularization: {note}" for note in found.notes]
-    return DataIndex(subsets=tuple(subsets.values()), images=images, notes=tuple(notes), digest="")
+
+
+def _rename(images: ImageTable, prefix: str, subset: Subset) -> ImageTable:
+    """Give the images of one folder to another."""
+    names = TextColumn.of(prefix + name for name in images.names)
+    return images.replace({"name": names, "subset": images.subsets.map(lambda _: subset)})
 
 
 def _join(first: DataIndex, second: DataIndex) -> DataIndex:

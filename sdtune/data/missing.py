@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdtune.data.captions import example_captions
 from sdtune.data.prompts import fill_template
-from sdtune.data.regularization import find_pairs
+from sdtune.data.regularization import adopt
 from sdtune.data.table import ImageTable, PlacementTable
 from sdtune.data.types import ImageRecord, Placement, Size, Subset
 from sdtune.errors import ConfigError
@@ -52,17 +52,19 @@ def find_missing(
         return ()
     wanted: dict[str, Counter[Size]] = {}
     found: dict[str, Counter[Size]] = {}
-    paths = set()
+    seen, paths = set(), set()
     images, buckets = index.images, PlacementTable.of(placements).buckets
-    for row, (subset, caption, bucket) in enumerate(
-        zip(images.subsets, example_captions(images), buckets, strict=True)
-    ):
+    rows = zip(images.paths, images.subsets, example_captions(images), buckets, strict=True)
+    for row, (path, subset, caption, bucket) in enumerate(rows):
+        if path in seen:
+            continue  # at another resolution
+        seen.add(path)
         if not subset.is_regularization:
-            if source.belongs_to is None or subset.path.is_relative_to(source.belongs_to):
+            if source.is_for(subset):
                 wanted.setdefault(_prompt(source, caption), Counter())[bucket] += source.per_image
-        elif images.names[row].startswith(source.prefix) and images.paths[row].is_relative_to(source.path):
+        elif images.names[row].startswith(source.prefix) and path.is_relative_to(source.path):
             found.setdefault(images.captions[row], Counter())[bucket] += 1
-            paths.add(images.paths[row])
+            paths.add(path)
     _check_flat(source, paths)
     free = _free_numbers({path.stem for path in paths})
     return tuple(
@@ -76,35 +78,33 @@ def with_planned(
     index: DataIndex, placements: Sequence[Placement], source: RegularizationSource, missing: Sequence[MissingImage]
 ) -> tuple[DataIndex, PlacementTable]:
     """Add images to be drawn as if they were there, so that a run can be planned; they have no digest."""
-    name = source.prefix + source.path.resolve().name
-    known = next((own for own in index.subsets if own.name == name), None)
     planned = Subset(
-        name=name,
+        name=source.path.resolve().name,
         path=source.path,
         repeats=1,
         class_text=source.prompt or "",
         weight=source.weight,
         caption_source="txt",
-        is_regularization=True,
-        weight_end=source.weight_end,
     )
-    (pairs,) = find_pairs([planned], [own for own in index.subsets if not own.is_regularization], source.belongs_to)
-    subset = known or replace(planned, pairs_with=pairs)
+    adopted, _ = adopt(source, [planned], [own for own in index.subsets if not own.is_regularization])
+    known = {own.name: own for own in index.subsets}
+    (copies,) = adopted.values()
     images = ImageTable.of(
         ImageRecord(
             path=item.path,
-            name=source.prefix + item.path.name,
+            name=prefix + item.path.name,
             size=item.size,
             digest="",
             caption=item.prompt,
-            subset=subset,
+            subset=known.get(subset.name, subset),
         )
+        for prefix, subset in copies
         for item in missing
     )
-    places = PlacementTable.of(Placement(bucket=item.size, resized=item.size, left=0, top=0) for item in missing)
-    subsets = index.subsets if known else (*index.subsets, subset)
+    own_size = PlacementTable.of(Placement(bucket=size, resized=size, left=0, top=0) for size in images.column("size"))
+    subsets = (*index.subsets, *(subset for _, subset in copies if subset.name not in known))
     joined = replace(index, subsets=subsets, images=ImageTable.join([index.images, images]))
-    return joined, PlacementTable.join([PlacementTable.of(placements), places])
+    return joined, PlacementTable.join([PlacementTable.of(placements), own_size])
 
 
 def _prompt(source: RegularizationSource, caption: str) -> str:

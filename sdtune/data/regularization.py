@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdtune.config.data import DataOptions, settle
 from sdtune.config.objective import MaskOptions
+from sdtune.data.listing import shorten
 from sdtune.data.prompts import class_text_of
 from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sdtune.config.data import DataOptions
+    from sdtune.config.buckets import BucketOptions
     from sdtune.config.regularization import RegularizationOptions
     from sdtune.config.subsets import SubsetOptions
     from sdtune.data.table import ImageTable
     from sdtune.data.types import Subset
+
+    Shape = tuple[str | None, BucketOptions, str, int | None]
 
 PREFIX = "regularization/"
 
@@ -35,7 +39,7 @@ class RegularizationSource:
         per_image: Images wanted for each image of the subject; missing ones are drawn. 0: what is there will do.
         weight: Weight of the loss.
         weight_end: Weight in the last epoch; None: as `weight`.
-        belongs_to: The training folder, or the root of several, that it belongs to; None: found by name.
+        belongs_to: The training folder it belongs to; None: found by name.
         token: What calls the subject; it is taken out of captions.
         class_word: What the subject is; it is in every caption.
     """
@@ -54,17 +58,21 @@ class RegularizationSource:
         """Name the class alone in a caption, where the source knows what it is."""
         return class_text_of(text, self.token, self.class_word) if self.token or self.class_word else text
 
+    def is_for(self, subset: Subset) -> bool:
+        """Tell whether it belongs to a training folder."""
+        return self.belongs_to is None or subset.path.is_relative_to(self.belongs_to)
+
 
 def find_sources(
     options: RegularizationOptions,
-    subsets: Sequence[SubsetOptions] = (),
+    data: DataOptions | None = None,
     folder_for: Callable[[str], Path] = Path,
 ) -> tuple[RegularizationSource, ...]:
     """List the places with regularization images, of all and of single training folders.
 
     Args:
         options: Those of all.
-        subsets: Training folders, which may have their own.
+        data: Those of the training images, whose folders may have their own; None: there are none.
         folder_for: Gives the folder for images drawn by a prompt, where no path is given.
 
     Raises:
@@ -73,7 +81,8 @@ def find_sources(
     places: list[tuple[str, Path | None, str | None, int, SubsetOptions | None]] = [
         (PREFIX, options.path, options.prompt, options.generate.per_image, None)
     ]
-    for number, subset in enumerate(subsets, start=1):
+    data = data or DataOptions()
+    for number, subset in enumerate(data.subsets, start=1):
         if (own := subset.regularization) is not None:
             places.append((f"{PREFIX}{number}/", own.path, own.prompt, own.per_image, subset))
     sources = tuple(
@@ -85,8 +94,8 @@ def find_sources(
             weight=options.weight,
             weight_end=options.weight_end,
             belongs_to=subset.path if subset else None,
-            token=(subset.token or "") if subset else "",
-            class_word=(subset.class_word or "") if subset else "",
+            token=settle(data, subset).token,
+            class_word=settle(data, subset).class_word,
         )
         for prefix, path, prompt, per_image, subset in places
         if path is not None or per_image
@@ -109,21 +118,77 @@ def class_options(options: DataOptions, path: Path, class_text: str | None) -> D
     return options.model_copy(update={**place, **source, **words})
 
 
-def find_pairs(
-    folders: Sequence[Subset], instances: Sequence[Subset], belongs_to: Path | None = None
-) -> list[tuple[str, ...]]:
-    """Pair regularization folders with training folders: with the one they belong to, or by name.
+def adopt(
+    source: RegularizationSource, folders: Sequence[Subset], instances: Sequence[Subset]
+) -> tuple[dict[str, list[tuple[str, Subset]]], list[str]]:
+    """Make the folders of a source regularization folders of the training folders that they pair with.
+
+    Their images take resolution, buckets and batch size of the training folders. Where these have several, they are
+    there once for each, and those of each belong to the training folders that are like them.
+
+    Args:
+        source: The place they were found in.
+        folders: What was found.
+        instances: The training folders.
+
+    Returns:
+        For each folder, by its old name, what the names of its images begin with and what it has become; and notes on
+        folders that pair with none.
+    """
+    found = [replace(folder, is_regularization=True) for folder in folders]
+    pairs, notes = _find_pairs(source, found, instances)
+    adopted = {}
+    for folder, names in zip(found, pairs, strict=True):
+        parents = [own for own in instances if not names or own.name in names]
+        adopted[folder.name] = [
+            (
+                source.prefix + label,
+                replace(
+                    folder,
+                    name=source.prefix + label + folder.name,
+                    weight=source.weight,
+                    weight_end=source.weight_end,
+                    pairs_with=tuple(own.name for own in alike) if label else names,
+                    batch_size=alike[0].batch_size,
+                ),
+            )
+            for label, alike in _by_shape(parents)
+        ]
+    return adopted, notes
+
+
+def _by_shape(instances: Sequence[Subset]) -> list[tuple[str, list[Subset]]]:
+    """Put training folders together whose images are brought to size and batch alike, each kind with a label."""
+    kinds: dict[Shape, list[Subset]] = defaultdict(list)
+    for own in instances:
+        options = own.options
+        kinds[options.resolution, options.buckets, options.crop, own.batch_size].append(own)
+    if len(kinds) == 1:
+        return [("", list(instances))]
+    labels = [f"@{resolution}" for resolution, *_ in kinds]
+    unique = [label + "+" * labels[:place].count(label) + "/" for place, label in enumerate(labels)]
+    return list(zip(unique, kinds.values(), strict=True))
+
+
+def _find_pairs(
+    source: RegularizationSource, folders: Sequence[Subset], instances: Sequence[Subset]
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Pair regularization folders with training folders: with the one they belong to, or by name or class.
 
     `1_dog` pairs with `10_zwx dog` and `5_dog`: the training folder's words end with its own. If one of the folders
     pairs with none, they belong to all training folders together.
 
     Returns:
-        For each folder the names of its training folders; empty: all.
+        For each folder the names of its training folders, empty: all; and notes.
     """
-    if belongs_to is not None:
-        return [tuple(own.name for own in instances if own.path.is_relative_to(belongs_to))] * len(folders)
-    pairs = [tuple(own.name for own in instances if _ends_with(_words(own), _words(other))) for other in folders]
-    return pairs if all(pairs) else [()] * len(folders)
+    if source.belongs_to is not None:
+        return [tuple(own.name for own in instances if source.is_for(own))] * len(folders), []
+    pairs = [tuple(own.name for own in instances if _is_paired(own, _words(other))) for other in folders]
+    if all(pairs):
+        return pairs, []
+    lost = [other.name for other, found in zip(folders, pairs, strict=True) if not found and _words(other)]
+    note = f"{shorten(lost)}: no training folder of that name or class, so all folders belong to all training images"
+    return [()] * len(folders), [note] if lost else []
 
 
 def instances_of(images: ImageTable) -> ImageTable:
@@ -153,6 +218,11 @@ def _words(subset: Subset) -> list[str]:
     numbered = re.fullmatch(r"\d+_(.*)", subset.path.resolve().name, re.DOTALL)
     own_text = "" if subset.is_regularization else subset.class_text
     return (numbered[1] if numbered else own_text).casefold().split()
+
+
+def _is_paired(instance: Subset, words: list[str]) -> bool:
+    own_class = instance.options.class_word.casefold().split()
+    return _ends_with(_words(instance), words) or _ends_with(own_class, words)
 
 
 def _ends_with(words: list[str], ending: list[str]) -> bool:

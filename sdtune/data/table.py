@@ -171,6 +171,10 @@ class ImageTable(Table[ImageRecord]):
         assert isinstance(found, MaskColumn)
         return found
 
+    def of_subset(self, name: str) -> Self:
+        """Give the images of one folder."""
+        return self.select(self.subsets.flags(lambda subset: subset.name == name))
+
     @property
     def is_regularization(self) -> NDArray[np.bool_]:
         """(N,) bool: the image shows the class, not the subject."""

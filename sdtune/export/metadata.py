@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sdtune import __version__
 from sdtune.config.optimizers import find_entry
 from sdtune.config.rates import count_steps
+from sdtune.data.pool import visits_of
 from sdtune.data.regularization import PREFIX
 from sdtune.models.architecture import FAMILIES
 from sdtune.randomness import derive_seed
@@ -185,9 +186,9 @@ def _describe_objective(info: RunInfo) -> dict[str, Any]:
 def _describe_data(info: RunInfo, *, with_captions: bool) -> dict[str, Any]:
     tags = {"tag_frequency": count_tags(info.images)} if with_captions else {}
     return {
-        "num_train_images": sum(round(image.subset.repeats) for image in info.images),
+        "num_train_images": _count_visits(info.images),
         "dataset_dirs": _describe_folders(image.subset for image in info.images),
-        "num_reg_images": sum(round(image.subset.repeats) for image in info.regularization),
+        "num_reg_images": _count_visits(info.regularization),
         "reg_dataset_dirs": _describe_folders(image.subset for image in info.regularization),
         "prior_loss_weight": info.config.regularization.weight,
         "bucket_info": _describe_buckets(info.buckets),
@@ -221,12 +222,17 @@ def _describe_optimizer(options: OptimizerOptions) -> str:
     return f"{entry.dotted}({listed})" if listed else entry.dotted
 
 
-def _describe_folders(subsets: Iterable[Subset]) -> dict[str, dict[str, int]]:
-    folders: dict[str, dict[str, int]] = {}
+def _count_visits(images: Iterable[ImageRecord]) -> int:
+    """Count images times repeats, those of each folder rounded."""
+    counts = Counter(image.subset for image in images)
+    return sum(visits_of(subset.repeats, count) for subset, count in counts.items())
+
+
+def _describe_folders(subsets: Iterable[Subset]) -> dict[str, dict[str, float]]:
+    folders: dict[str, dict[str, float]] = {}
     for subset in subsets:
-        folder = folders.setdefault(
-            subset.name.removeprefix(PREFIX), {"n_repeats": round(subset.repeats), "img_count": 0}
-        )
+        repeats = int(subset.repeats) if subset.repeats % 1 == 0 else subset.repeats
+        folder = folders.setdefault(subset.name.removeprefix(PREFIX), {"n_repeats": repeats, "img_count": 0})
         folder["img_count"] += 1
     return folders
 

@@ -148,7 +148,7 @@ def _harmless(options: CoreOptions, sizes: Sizes) -> Iterator[Remedy]:
             effect="without the text encoder in memory",
             saving_bytes=sizes.text_bytes,
         )
-    if (count := train.batch_size) > 1:
+    if (count := train.batch_size) > 1 and not any(subset.batch_size for subset in data.subsets):
         batches = train.gradient_accumulation * 2
         changes = {"train.batch_size": str(-(-count // 2)), "train.gradient_accumulation": str(batches)}
         yield Remedy(changes=changes, effect="saves half of the activations, with as many images a step")

@@ -12,9 +12,8 @@ from sdtune.data.captions import with_examples
 from sdtune.data.index import build_index, bytes_digest
 from sdtune.data.kohya_options import expand_dataset_file
 from sdtune.data.missing import find_missing, with_planned
-from sdtune.data.plan import batches_per_epoch
+from sdtune.data.plan import arrange
 from sdtune.data.regularization import find_sources
-from sdtune.data.rotation import plan_rotations
 from sdtune.data.split import hold_out
 from sdtune.data.table import PlacementTable
 from sdtune.errors import ConfigError, ModelError
@@ -64,7 +63,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
     index, placements, missing, held_out = read_data(options, model)
     if options.data.path != loaded.options.data.path:
         index = _with_dataset_file(index, options, told)
-    rotations = plan_rotations(index.images, placements, options.regularization.ratio)
+    order = arrange(index.images, placements, options.train.batch_size, options.regularization.ratio)
     method = load_method(spec, options)
     method.check(with_examples(index.instances))
     for part in method.parts():
@@ -72,9 +71,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
     groups, frozen = freeze_groups(
         split_groups(method.attach(model, options.train.seed), options.train.rates), options.train
     )
-    timetable = plan_timetable(
-        options, batches_per_epoch(index.images, placements, options.train.batch_size, rotations), groups
-    )
+    timetable = plan_timetable(options, order.batches, groups)
     check_fit(optimizer, groups, options.train, timetable.steps)
     if options.train.fused_backward:
         check_fused(options.train, optimizer.entry)
@@ -94,7 +91,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
         frozen=tuple(frozen),
         index=index,
         placements=placements,
-        rotations=rotations,
+        order=order,
         missing=missing,
         held_out=held_out,
         timetable=timetable,
@@ -119,7 +116,7 @@ def read_data(
     """
     sources = find_sources(
         options.regularization,
-        options.data.subsets,
+        options.data,
         lambda prompt: drawing_folder(model, prompt, options.data.resolution),
     )
     apart = {options.validation.path: "validation images"} if options.validation.path else {}

@@ -30,6 +30,7 @@ KINDS: Mapping[str, Kind] = {
     "data.cache.*": "free",
     "data.workers": "free",
     "data.prefetch": "free",
+    "data.write_schedule": "free",
     "train.dry_step": "free",
     "train.fused_backward": "free",
     "train.gradient_checkpointing": "free",

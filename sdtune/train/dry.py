@@ -10,7 +10,6 @@ import torch
 
 from sdtune.train.advice import training_hint
 from sdtune.train.memory import memory_told, peak_memory_bytes
-from sdtune.train.timetable import MicroStep
 
 if TYPE_CHECKING:
     from sdtune.data.types import BatchPlan
@@ -57,8 +56,7 @@ def rehearse(run: Run, source: InputSource, gradients: Gradients, update: Update
 def largest_batch(run: Run, source: InputSource, step: int) -> tuple[int, BatchPlan]:
     """Give epoch and batch with most pixels in the epoch of step `step`, counted from 0; of equals the first."""
     epoch = run.timetable.micro_steps(step)[0].epoch
-    planned = (source.plan(MicroStep(epoch, number)) for number in range(run.timetable.batches_per_epoch))
-    return max(planned, key=lambda found: found[1].bucket.width * found[1].bucket.height * len(found[1].visits))
+    return epoch, source.epoch(epoch).largest
 
 
 def describe_batch(batch: BatchPlan) -> str:

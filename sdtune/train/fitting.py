@@ -194,10 +194,10 @@ def _checkpoint(options: CoreOptions) -> Changes:
 
 
 def _halve_batch(options: CoreOptions) -> Changes:
-    """Split the batch by its smallest divisor, so that a step has as many images as before."""
+    """Split the batch by its smallest divisor, so that a step has as many images as before; not of several sizes."""
     batch, train = options.train.batch_size, options.train
     divisor = next((number for number in range(2, math.isqrt(batch) + 1) if batch % number == 0), batch)
-    if batch == 1:
+    if batch == 1 or any(subset.batch_size for subset in options.data.subsets):
         return {}
     return {
         "train.batch_size": batch // divisor,

@@ -74,6 +74,11 @@ class RunFolder:
         return self.path / "validation.jsonl"
 
     @property
+    def schedule(self) -> Path:
+        """What each step trains, one JSON object a step; where `data.write_schedule` is on."""
+        return self.path / "schedule.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard events."""
         return self.path / "tensorboard"

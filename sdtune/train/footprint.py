@@ -150,7 +150,7 @@ def _keeper(counter: LiveBytes, *, is_kept: bool) -> Callable[[Tensor], Tensor]:
 
 
 def _inputs(run: Run, caption: str, cond: Conditioning | None) -> StepInputs:
-    batch, size, factor = run.options.train.batch_size, largest_bucket(run), run.model.latent_factor
+    (size, batch), factor = run.order.largest, run.model.latent_factor
     shape = (batch, run.model.latent_channels, size.height // factor, size.width // factor)
     zeros = torch.zeros(shape, device=run.device)
     return StepInputs(

@@ -60,7 +60,7 @@ class Gradients:
         plan = self._source.plan_step(step)
         feed = self._feed_of(step)
         count = len(plan.sample_ids)
-        sums = StepSums(has_prior=bool(self._run.rotations))
+        sums = StepSums(has_prior=bool(self._run.order.rotations))
         for batch in plan.own:
             inputs = next(feed)
             self._source.drawer.seed_layers(plan.epoch, [visit.sample_id for visit in batch.visits])

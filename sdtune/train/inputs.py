@@ -15,7 +15,6 @@ from sdtune.data.batches import BatchBuilder
 from sdtune.data.cache import LatentCache
 from sdtune.data.captioner import Captioner
 from sdtune.data.index import verify_pixels
-from sdtune.data.plan import plan_epoch
 from sdtune.data.table import ImageTable
 from sdtune.data.tensor_store import open_store
 from sdtune.data.text_cache import TextCache
@@ -29,8 +28,9 @@ from sdtune.train.step import StepInputs
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from sdtune.data.epoch import EpochPlan
     from sdtune.data.index import DataIndex
-    from sdtune.data.types import BatchPlan
+    from sdtune.data.types import BatchPlan, Visit
     from sdtune.models.base import Conditioning
     from sdtune.train.ranks import Ranks
     from sdtune.train.run import Run
@@ -78,6 +78,7 @@ class InputSource:
 
     Attributes:
         drawer: Makes the random draws.
+        epoch: Gives the plan of an epoch, from 0; of the last two it keeps them.
         latents: Filled cache; None: images are encoded each time.
         texts: Filled cache; None: captions are encoded each time.
     """
@@ -96,11 +97,11 @@ class InputSource:
         self.latents = latents
         self.texts = texts
         self._builder = make_builder(run, latents)
-        self._epoch_plan = lru_cache(maxsize=2)(self._plan_epoch)  # what is prepared ahead may be an epoch ahead
+        self.epoch = lru_cache(maxsize=2)(self._plan_epoch)  # what is prepared ahead may be an epoch ahead
 
     def plan(self, micro: MicroStep) -> tuple[int, BatchPlan]:
         """Give epoch and batch of a micro-step."""
-        return micro.epoch, self._epoch_plan(micro.epoch)[micro.batch]
+        return micro.epoch, self.epoch(micro.epoch)[micro.batch]
 
     def plan_step(self, step: int) -> StepPlan:
         """Plan optimizer step `step`, counted from 0."""
@@ -134,13 +135,18 @@ class InputSource:
             for inputs in prepared:
                 yield _map_tensors(inputs, lambda tensor: tensor.to(device, non_blocking=True))
 
+    def caption(self, visit: Visit, epoch: int, step: int) -> str:
+        """Give the caption by which a visit is trained in optimizer step `step`, counted from 0."""
+        return self._builder.caption(visit, epoch, step)
+
     def images_before(self, step: int) -> int:
         """Count samples in the first `step` optimizer steps."""
         table = self._run.timetable
         epochs = table.epochs_done(step)
         started = range(epochs * table.steps_per_epoch, step)
-        rest = sum(len(self.plan(micro)[1].visits) for k in started for micro in table.micro_steps(k))
-        return epochs * sum(self._run.bucket_counts().values()) + rest
+        micro_steps = [micro for number in started for micro in table.micro_steps(number)]
+        rest = sum(int(self.epoch(micro.epoch).lengths[micro.batch]) for micro in micro_steps)
+        return epochs * self._run.order.counts.total() + rest
 
     def inputs(self, epoch: int, plan: BatchPlan, step: int = 0) -> StepInputs:
         """Build everything a forward needs, on the device."""
@@ -177,9 +183,8 @@ class InputSource:
         """Prepare in memory that a GPU reads on its own."""
         return _map_tensors(self.prepare(epoch, plan, step), lambda tensor: tensor.pin_memory())
 
-    def _plan_epoch(self, epoch: int) -> tuple[BatchPlan, ...]:
-        run, train = self._run, self._run.options.train
-        return plan_epoch(train.seed, epoch, run.index.images, run.placements, train.batch_size, run.rotations)
+    def _plan_epoch(self, epoch: int) -> EpochPlan:
+        return self._run.order.plan(self._run.options.train.seed, epoch)
 
 
 def make_builder(run: Run, latents: LatentCache | None) -> BatchBuilder:

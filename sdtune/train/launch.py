@@ -30,6 +30,7 @@ from sdtune.train.previews import PreviewObserver, preview_requests
 from sdtune.train.ranks import joined_ranks
 from sdtune.train.run import run_folder
 from sdtune.train.runlog import log_to
+from sdtune.train.schedule_file import write_schedule
 from sdtune.train.signals import StopRequest
 from sdtune.train.space import check_space
 from sdtune.train.step_times import StepTimeObserver
@@ -264,6 +265,9 @@ class Launch:
             joint.restore(trainer)
             for line in joint.record() if self.ranks.is_first else ():
                 self.screen.say(line)
+        if run.options.data.write_schedule and self.ranks.is_first:
+            path = write_schedule(run, source, first=trainer.step, on_step=lambda: self.stop.check(folder.path))
+            self.screen.say(f"schedule: {path}")
         trainer.train(stop_after=self.stop_after)
         return trainer
 

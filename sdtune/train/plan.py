@@ -21,6 +21,7 @@ from sdtune.train.space import describe_saving
 
 if TYPE_CHECKING:
     from sdtune.data.table import ImageTable
+    from sdtune.data.types import Subset
     from sdtune.train.method import ParamGroup
     from sdtune.train.run import Run
 
@@ -146,17 +147,24 @@ def _images_text(run: Run) -> str:
 
 def _folders_text(images: ImageTable) -> str:
     counts = images.subsets.counts()
-    parts = [f"{subset.name}: {count} x {subset.repeats:g} repeats" for subset, count in counts.items()]
+    own_sizes = len({subset.options.resolution for subset in counts}) > 1
+    parts = [f"{subset.name}: {count} x {_folder_text(subset, own_sizes)}" for subset, count in counts.items()]
     if len(parts) > _MOST_FOLDERS:
         parts[_MOST_FOLDERS - 1 :] = [f"and {len(parts) - _MOST_FOLDERS + 1} more folders"]
     return f"{len(images)} ({'; '.join(parts)})"
+
+
+def _folder_text(subset: Subset, tells_resolution: bool) -> str:
+    resolution = f" at {subset.options.resolution}" if tells_resolution else ""
+    batches = f" in batches of {subset.batch_size}" if subset.batch_size else ""
+    return f"{subset.repeats:g} repeats{resolution}{batches}"
 
 
 def _regularization_facts(run: Run) -> dict[str, str]:
     images, options = run.index.regularization, run.options.regularization
     if not images:
         return {}
-    visits = sum(rotation.visits for rotation in run.rotations)
+    visits = run.order.regularization_visits
     weight = f"{options.weight:g}" if options.weight_end is None else f"{options.weight:g} to {options.weight_end:g}"
     text = f"{_folders_text(images)}, {visits} visits an epoch in turn, weight {weight}"
     if run.missing:
@@ -178,23 +186,24 @@ def _captions_text(run: Run) -> str:
 
 
 def _steps_text(run: Run) -> str:
-    table, train = run.timetable, run.options.train
-    visits = sum(run.bucket_counts().values())
+    table, order = run.timetable, run.order
+    sizes = " or ".join(map(str, order.batch_sizes))
     return (
-        f"{visits} visits in batches of {train.batch_size} = {table.batches_per_epoch} batches an epoch, "
+        f"{order.counts.total()} visits in batches of {sizes} = {table.batches_per_epoch} batches an epoch, "
         f"{table.accumulation} a step = {table.steps_per_epoch} steps; {table.steps} steps = "
         f"{table.steps / table.steps_per_epoch:.3g} epochs"
     )
 
 
 def _processes_facts(run: Run) -> dict[str, str]:
-    count, train = run.ranks.size, run.options.train
+    count, sizes = run.ranks.size, run.order.batch_sizes
     if count == 1:
         return {}
-    visits = train.batch_size * train.gradient_accumulation
+    visits = sizes[0] * run.timetable.accumulation
+    most = "up to " if len(sizes) > 1 else ""
     each = f"{visits // count} or {visits // count + 1}" if visits % count else f"{visits // count}"
     idle = f"; {count - visits} without work, try a larger train.batch_size" if visits < count else ""
-    return {"processes": f"{count}, visits of a step: {visits} in all, {each} each{idle}"}
+    return {"processes": f"{count}, visits of a step: {most}{visits} in all, {most}{each} each{idle}"}
 
 
 def _optimizer_text(run: Run) -> str:

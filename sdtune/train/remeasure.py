@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdtune.data.plan import arrange
 from sdtune.errors import SdtuneError
 from sdtune.train.fitting import put
 from sdtune.train.forecast import make_forecast
@@ -15,6 +16,7 @@ from sdtune.train.forecast import make_forecast
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sdtune.config.schema import CoreOptions
     from sdtune.train.run import Run
 
 # neither images nor weights have to be read anew for them
@@ -37,10 +39,15 @@ def saving(run: Run, changes: Mapping[str, str]) -> int | None:
     for name, text in changes.items():
         options = put(options, name.split("."), _value(text))
     try:
-        now, other = make_forecast(run), make_forecast(replace(run, options=options))  # the program has grown since
+        now, other = make_forecast(run), make_forecast(_changed(run, options))  # the program has grown since
     except (SdtuneError, MemoryError, torch.OutOfMemoryError):
         return None
     return now.peak.total - other.peak.total
+
+
+def _changed(run: Run, options: CoreOptions) -> Run:
+    order = arrange(run.index.images, run.placements, options.train.batch_size, options.regularization.ratio)
+    return replace(run, options=options, order=order)
 
 
 def missing_bytes(run: Run) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdtune.data.captions import example_captions
-from sdtune.data.plan import count_visits
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.train.clock import Clock
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sdtune.config.schema import CoreOptions
     from sdtune.data.index import DataIndex
     from sdtune.data.missing import MissingImage
-    from sdtune.data.rotation import Rotation
+    from sdtune.data.plan import Order
     from sdtune.data.split import HeldOut
     from sdtune.data.table import PlacementTable
     from sdtune.data.text_cache import TextCache
@@ -75,7 +75,7 @@ class Run:
         frozen: A note for each group that a learning rate of 0 keeps out of training.
         index: The data set.
         placements: How each image comes to its bucket.
-        rotations: How regularization images take turns.
+        order: Which images are seen how often, and with which others.
         missing: Regularization images to be drawn first; the data set holds them as if they were there.
         timetable: Steps and epochs.
         device: Where the model computes.
@@ -97,7 +97,7 @@ class Run:
     groups: tuple[ParamGroup, ...]
     index: DataIndex
     placements: PlacementTable
-    rotations: tuple[Rotation, ...]
+    order: Order
     missing: tuple[MissingImage, ...]
     timetable: Timetable
     device: torch.device
@@ -149,7 +149,9 @@ class Run:
 
     def bucket_counts(self) -> dict[Size, int]:
         """Count visits in an epoch by bucket, largest bucket first."""
-        counts = count_visits(self.index.images, self.placements, self.rotations)
+        counts: Counter[Size] = Counter()
+        for shape, count in self.order.counts.items():
+            counts[shape.bucket] += count
         return dict(sorted(counts.items(), key=lambda item: (-item[0].width * item[0].height, item[0])))
 
     def info(self, step: int, suffix: str) -> RunInfo:

@@ -272,6 +272,6 @@ def test_regularization_images_of_a_root_belong_to_all_folders_in_it(tmp_path):
     write_images(tmp_path / "class", 1)
     root = SubsetOptions(path=tmp_path / "set", regularization=SubsetRegularizationOptions(path=tmp_path / "class"))
     subsets = (root, SubsetOptions(path=tmp_path / "other"))
-    sources = find_sources(RegularizationOptions(), subsets)
+    sources = find_sources(RegularizationOptions(), DataOptions(subsets=subsets))
     index = build_index(DataOptions(subsets=subsets), sources)
     assert [s.pairs_with for s in index.subsets if s.is_regularization] == [("set/1_a", "set/2_b")]

@@ -206,7 +206,7 @@ PAIRS = """
 
 def test_several_folders_of_regularization_images_go_with_their_datasets(tmp_path):
     options, _ = expand(tmp_path, PAIRS)
-    sources = find_sources(options.regularization, options.data.subsets)
+    sources = find_sources(options.regularization, options.data)
     assert [(str(s.belongs_to), str(s.path), s.prompt) for s in sources] == [
         ("cats", "reg/cat", None), ("dogs", "reg/dog", "dog"),
     ]  # fmt: skip

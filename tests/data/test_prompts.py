@@ -84,7 +84,9 @@ def test_a_subset_brings_the_images_of_its_own_class(tmp_path):
         SubsetOptions(path=tmp_path / "rex", token="zwx", class_word="dog", regularization={"path": tmp_path / "dogs"}),
         SubsetOptions(path=tmp_path / "tom", regularization={"path": tmp_path / "cats", "prompt": "a cat"}),
     )
-    found = build_index(DataOptions(subsets=subsets), find_sources(RegularizationOptions(), subsets))
+    found = build_index(
+        DataOptions(subsets=subsets), find_sources(RegularizationOptions(), DataOptions(subsets=subsets))
+    )
     assert [(image.caption, image.subset.pairs_with) for image in found.regularization] == [
         *[("a photo of a dog", ("rex",))] * 2,
         *[("a cat", ("tom",))] * 3,
@@ -95,7 +97,7 @@ def test_two_folders_with_one_place_for_their_class_are_refused(tmp_path):
     own = {"prompt": "a dog", "per_image": 1}
     subsets = tuple(SubsetOptions(path=tmp_path / name, regularization=own) for name in ("rex", "tom"))
     with pytest.raises(ConfigError, match="named 2 times"):
-        find_sources(RegularizationOptions(), subsets, lambda prompt: tmp_path / prompt)
+        find_sources(RegularizationOptions(), DataOptions(subsets=subsets), lambda prompt: tmp_path / prompt)
 
 
 def test_a_subset_without_captions_and_prompt_is_told_so(tmp_path):

@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -5,13 +6,15 @@ import torch
 
 from sdtune.config.data import DataOptions
 from sdtune.config.regularization import RegularizationOptions
+from sdtune.config.subsets import SubsetOptions
 from sdtune.data.batches import BatchBuilder
 from sdtune.data.buckets import place_images
 from sdtune.data.captioner import Captioner
 from sdtune.data.index import build_index
-from sdtune.data.plan import plan_epoch
+from sdtune.data.missing import find_missing
+from sdtune.data.plan import arrange, plan_epoch
 from sdtune.data.regularization import find_sources, weight_at
-from sdtune.data.rotation import plan_rotations
+from sdtune.data.table import ImageTable
 from sdtune.errors import DataError
 from sdtune.testing.images import write_images
 
@@ -86,7 +89,7 @@ def test_batches_mark_and_weigh_regularization_and_keep_its_captions(tmp_path, i
     placements = place_images(found.images, options)
     captioner = Captioner(found, 1, method_captions=lambda text, subset: ("taught",))
     builder = BatchBuilder(found, placements, options, 1, captioner=captioner)
-    plan = plan_epoch(1, 0, found.images, placements, 8, plan_rotations(found.images, placements, 1))
+    plan = plan_epoch(1, 0, found.images, placements, 8)
     batch = builder.build(plan[0], 0)
     priors = torch.tensor(batch.is_regularization)
     assert priors.sum() == 4
@@ -96,3 +99,81 @@ def test_batches_mark_and_weigh_regularization_and_keep_its_captions(tmp_path, i
         ("taught", False),
         ("a photo of a dog", True),
     }
+
+
+def write_two_sizes(tmp_path):
+    """Write two folders of which one has a resolution and batches of its own, and images of both classes."""
+    write_images(tmp_path / "rex", 2, caption="a zwx dog")
+    write_images(tmp_path / "tom", 3, caption="a cat")
+    write_images(tmp_path / "reg" / "1_dog", 4, caption="a dog")
+    write_images(tmp_path / "reg" / "1_cat", 2, caption="a cat")
+    subsets = (
+        SubsetOptions(path=tmp_path / "rex", class_word="dog", resolution="64"),
+        SubsetOptions(path=tmp_path / "tom", class_word="cat", resolution="128", batch_size=2),
+    )
+    data = DataOptions(subsets=subsets, resolution="64")
+    return build_index(data, find_sources(RegularizationOptions(path=tmp_path / "reg"), data))
+
+
+def test_a_folder_pairs_by_the_class_word_of_the_training_folder(tmp_path):
+    pairs = {subset.name: subset.pairs_with for subset in write_two_sizes(tmp_path).subsets if subset.is_regularization}
+    assert pairs == {"regularization/1_cat": ("tom",), "regularization/1_dog": ("rex",)}
+
+
+def test_regularization_comes_in_batches_of_the_folders_it_pairs_with(tmp_path):
+    sizes = {subset.name: subset.batch_size for subset in write_two_sizes(tmp_path).subsets if subset.is_regularization}
+    assert sizes == {"regularization/1_cat": 2, "regularization/1_dog": None}
+
+
+def test_regularization_of_folders_of_several_resolutions_is_there_at_each(tmp_path):
+    write_images(tmp_path / "small", 2)
+    write_images(tmp_path / "large", 3)
+    write_images(tmp_path / "reg", 4, caption="a dog")
+    subsets = (
+        SubsetOptions(path=tmp_path / "small", resolution="64"),
+        SubsetOptions(path=tmp_path / "large", resolution="128"),
+    )
+    data = DataOptions(subsets=subsets, resolution="64")
+    found = build_index(data, find_sources(RegularizationOptions(path=tmp_path / "reg"), data))
+    assert Counter((own.subset.name, own.subset.pairs_with) for own in found.regularization) == {
+        ("regularization/@64/reg", ("small",)): 4,
+        ("regularization/@128/reg", ("large",)): 4,
+    }
+    assert len({image.name for image in found.images}) == len(found.images) == 13
+    order = arrange(found.images, place_images(found.images, data), 2)
+    assert {rotation.name: rotation.visits for rotation in order.rotations} == {"small": 2, "large": 3}
+
+
+def test_a_folder_that_pairs_with_none_is_told(tmp_path, index):
+    write_images(tmp_path / "reg" / "1_dog", 1)
+    write_images(tmp_path / "reg" / "1_bird", 1)
+    told = [note for note in index().notes if "training folder" in note]
+    assert told == [
+        "regularization: 1_bird: no training folder of that name or class, so all folders belong to all training images"
+    ]
+
+
+def test_a_folder_whose_name_says_nothing_belongs_to_all_without_a_word(tmp_path, index):
+    write_images(tmp_path / "reg", 2)
+    assert not [note for note in index().notes if "belong" in note]
+
+
+def test_the_token_of_all_data_is_taken_out_of_captions(tmp_path):
+    write_images(tmp_path / "data", 1, caption="a photo of a dog")
+    write_images(tmp_path / "reg", 1, caption="a photo of a zwx dog")
+    data = DataOptions(path=tmp_path / "data", token="zwx", class_word="dog")
+    found = build_index(data, find_sources(RegularizationOptions(path=tmp_path / "reg"), data))
+    assert [image.caption for image in found.images] == ["a photo of a zwx dog", "a photo of a dog"]
+
+
+def test_images_of_a_folder_named_for_two_resolutions_are_drawn_for_once(tmp_path):
+    write_images(tmp_path / "reg", 1, caption="a dog")
+    write_images(tmp_path / "data", 3)
+    source = find_sources(
+        RegularizationOptions(path=tmp_path / "reg", prompt="a dog", generate={"per_image": 2}),
+        data := DataOptions(path=tmp_path / "data", resolution="64"),
+    )[0]
+    found = build_index(data, [source])
+    images = [*found.images, *(replace(image, name=f"@128/{image.name}") for image in found.images)]
+    twice = replace(found, images=ImageTable.of(images))
+    assert len(find_missing(source, twice, place_images(twice.images, data))) == 3 * 2 - 1

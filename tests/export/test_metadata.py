@@ -120,6 +120,13 @@ def test_nested_values_are_json_objects(artifact, info):
     }
 
 
+def test_parts_of_repeats_are_told_as_they_are(artifact, info):
+    parted = [replace(image, subset=replace(image.subset, repeats=2.5)) for image in info.images]
+    metadata = build_metadata(artifact, replace(info, images=tuple(parted)))
+    assert json.loads(metadata["ss_dataset_dirs"]) == {"10_dog": {"n_repeats": 2.5, "img_count": 2}}
+    assert metadata["ss_num_train_images"] == "5"
+
+
 def test_captions_stay_private_when_asked(artifact, info):
     metadata = build_metadata(artifact, info, with_captions=False)
     assert "ss_tag_frequency" not in metadata

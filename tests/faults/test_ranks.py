@@ -59,6 +59,7 @@ def made(tmp_path_factory):
         f"data.path={folder / 'data'}",
         "data.resolution=64",
         "train.batch_size=3",
+        "data.write_schedule=true",
         f"train.steps={STEPS}",
         "lora.rank=2",
         "log.tensorboard=false",
@@ -93,6 +94,13 @@ def test_f07_one_and_two_processes_train_alike(made):
     assert numbers(shared, "images_seen") == numbers(alone, "images_seen")
     assert numbers(shared, "loss") == pytest.approx(numbers(alone, "loss"), rel=1e-5)
     torch.testing.assert_close(weights(shared), weights(alone), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_f07_one_and_two_processes_have_one_schedule(made):
+    alone, shared = ((made[name] / "schedule.jsonl").read_bytes() for name in ("alone", "shared"))
+    assert alone == shared
+    assert alone.count(b"\n") == STEPS
 
 
 @pytest.mark.slow

@@ -51,6 +51,11 @@ def test_a_smaller_batch_keeps_the_images_of_a_step(registry):
     assert found[1].changes == {"train.batch_size": "2", "train.gradient_accumulation": "6"}
 
 
+def test_batches_of_several_sizes_are_left_as_they_are(registry):
+    given = options(registry, "train.batch_size=4", "data.subsets=[{path: rex, batch_size: 2}]")
+    assert not any("train.batch_size" in remedy.changes for remedy in advise_training(given, SIZES))
+
+
 def test_savings_are_computed_from_what_the_run_holds(registry):
     found = {next(iter(remedy.changes)): remedy for remedy in advise_training(options(registry), SIZES)}
     assert found["train.precision"].saving_bytes == (SIZES.unet_bytes + SIZES.vae_bytes) // 2

@@ -109,7 +109,7 @@ def test_losses_of_subject_and_class_are_logged_apart(tmp_path, options):
     run = train(PLUGINS, *options(tmp_path / "out", "regularization.weight=0.5", "train.batch_size=100"))
     for line in lines(tmp_path / "out"):
         assert {"loss/instance", "loss/prior", "loss/diffusion"} <= line.keys()
-    assert sum(rotation.visits for rotation in run.rotations) == run.index.visits == 6
+    assert run.order.regularization_visits == run.index.visits == 6
 
 
 @pytest.mark.slow
