@@ -37,11 +37,12 @@ def choose_buckets(sizes: Sequence[Size], buckets: Sequence[Size], *, enlarges: 
             image, or the smallest there is.
     """
     width, height = np.array(sizes, dtype=np.float64).reshape(-1, 2).T
+    ratio = np.log(width) - np.log(height)
     nearest, best = np.full(len(sizes), np.inf), np.full(len(sizes), np.inf)
     choice = np.zeros(len(sizes), dtype=np.intp)
     for number, bucket in enumerate(buckets):
         # Rounded: a ratio and its inverse must tie to the last bit.
-        distance = np.round(np.abs(np.log(width * bucket.height) - np.log(height * bucket.width)), 12)
+        distance = np.round(np.abs(ratio - math.log(bucket.width / bucket.height)), 12)
         distance[(width == bucket.width) & (height == bucket.height)] = -1
         area = bucket.width * bucket.height
         rank = np.where((width * height < area) & (not enlarges), area, -area)

@@ -38,22 +38,15 @@ def place_images(
     """
     facts = [(record.subset, record.size) for record in images]
     others = facts if shapes_from is None else [(record.subset, record.size) for record in shapes_from]
-    subsets = {subset.name: subset for subset, _ in [*others, *facts]}
-    settled = settle_geometry(subsets.values(), options)
-    geometries = {name: _geometry(own) for name, own in settled.items()}
-    sizes: dict[Geometry, set[Size]] = defaultdict(set)
-    for subset, size in facts:
-        sizes[geometries[subset.name]].add(size)
+    settled = settle_geometry({subset.name: subset for subset, _ in [*others, *facts]}.values(), options)
     shapes: dict[Geometry, list[Size]] = defaultdict(list)
-    for subset, size in others:
-        if not subset.is_regularization:
-            shapes[geometries[subset.name]].append(size)
-    options_of = {geometries[name]: own for name, own in settled.items()}
+    for name, found in _by_folder(fact for fact in others if not fact[0].is_regularization).items():
+        shapes[_geometry(settled[name])] += found
     tables = {
-        geometry: place_sizes(sorted(found), options_of[geometry], shapes[geometry] or sorted(found))
-        for geometry, found in sizes.items()
+        name: place_sizes(list(dict.fromkeys(found)), settled[name], shapes[_geometry(settled[name])] or found)
+        for name, found in _by_folder(facts).items()
     }
-    placed = [tables[geometries[subset.name]][size] for subset, size in facts]
+    placed = [tables[subset.name][size] for subset, size in facts]
     return follow_focus(images, placed, settled)
 
 
@@ -87,6 +80,13 @@ def settle_geometry(subsets: Iterable[Subset], options: DataOptions) -> dict[str
     known = list(subsets)
     own = {it.name: it.options if it.options.resolution else options for it in known if not it.is_regularization}
     return {it.name: _paired(it, own, options) if it.is_regularization else own[it.name] for it in known}
+
+
+def _by_folder(facts: Iterable[tuple[Subset, Size]]) -> dict[str, list[Size]]:
+    found: dict[str, list[Size]] = defaultdict(list)
+    for subset, size in facts:
+        found[subset.name].append(size)
+    return found
 
 
 def _paired(subset: Subset, own: Mapping[str, DataOptions], options: DataOptions) -> DataOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,15 +34,15 @@ def follow_focus(
         placements: One for each, cut in the middle.
         options: Options that hold for a folder, by its name.
     """
+    focused = {name for name, own in options.items() if own.crop in ("focal", "face")}
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for number, record in enumerate(images if focused else ()):
+        if record.subset.name in focused and is_cut(placements[number]):
+            numbers[record.subset.name].append(number)
     placed = list(placements)
-    for name, own in options.items():
-        if own.crop not in ("focal", "face"):
-            continue
-        numbers = [
-            number for number, record in enumerate(images) if record.subset.name == name and is_cut(placed[number])
-        ]
-        found = find_focuses([images[number] for number in numbers], own)
-        for number, focus in zip(numbers, found, strict=True):
+    for name, own in numbers.items():
+        found = find_focuses([images[number] for number in own], options[name])
+        for number, focus in zip(own, found, strict=True):
             if focus is not None:
                 placed[number] = crop_to_focus(placed[number], focus)
     return tuple(placed)
