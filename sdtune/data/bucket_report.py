@@ -47,12 +47,12 @@ class ImageCost:
     Attributes:
         record: The image.
         placement: How it is placed.
-        target_px: Pixels that a picture of its folder is meant to have.
+        options: Options by which it is.
     """
 
     record: ImageRecord
     placement: Placement
-    target_px: int
+    options: DataOptions
 
     @property
     def scale(self) -> float:
@@ -72,7 +72,7 @@ class ImageCost:
     @property
     def area(self) -> float:
         """The bucket's area against the one that is meant."""
-        return math.prod(self.placement.bucket) / self.target_px
+        return math.prod(self.placement.bucket) / target_area(self.options)
 
     @property
     def defects(self) -> tuple[DefectKind, ...]:
@@ -100,6 +100,11 @@ class BucketCost:
     images: int
     visits: int
     batch_size: int
+
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch; the last one may not be full."""
+        return -(-self.visits // self.batch_size)
 
     @property
     def is_starving(self) -> bool:
@@ -160,7 +165,7 @@ def report_buckets(
     """
     pairs = list(zip(images, placements, strict=True))
     subsets = {record.subset.name: record.subset for record, _ in pairs}
-    targets = {name: target_area(own) for name, own in settle_geometry(subsets.values(), options).items()}
+    settled = settle_geometry(subsets.values(), options)
     visits: Counter[tuple[Size, int]] = Counter()
     counts: Counter[tuple[Size, int]] = Counter()
     for record, placement in pairs:
@@ -173,7 +178,7 @@ def report_buckets(
             for size, batch in sorted(visits)
         ),
         images=tuple(
-            ImageCost(record=record, placement=placement, target_px=targets[record.subset.name])
+            ImageCost(record=record, placement=placement, options=settled[record.subset.name])
             for record, placement in pairs
         ),
     )
@@ -239,11 +244,11 @@ def _low(costs: Sequence[ImageCost]) -> Finding:
         kind=LOW_AREA,
         place=shorten([str(cost.record.path) for cost in costs]),
         message=f"bucket {worst.placement.bucket} has {worst.area:.0%} of the pixels that are meant",
-        remedy=_more_area(worst, worst.record.subset.options.buckets),
+        remedy=_more_area(worst.options.buckets),
     )
 
 
-def _more_area(cost: ImageCost, options: BucketOptions) -> str:
+def _more_area(options: BucketOptions) -> str:
     if options.enabled and options.no_upscale:
         return "use larger images, or a lower data.resolution"
     if options.enabled and options.rule == "fixed":
