@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdtune.cli.request import MethodCommand, chosen_registry, common_flags, load_request, make_request
+from sdtune.config.dump import DEFAULT
 from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
+    from sdtune.config.compose import Loaded
     from sdtune.config.data import DataOptions
     from sdtune.config.schema import CoreOptions
     from sdtune.data.bucket_report import BucketReport
     from sdtune.plugins import Registry
 
-DEFAULT_RESOLUTION = "512"
+USUAL_RESOLUTION = "512"
 _NOT_OURS = ("output", "webui-dir", "comfyui-dir", "name", "steps", "epochs", "lr", "precision", "seed")
 
 
@@ -42,7 +44,7 @@ def buckets(ctx: click.Context, /, *, as_json: bool, picture: Path | None, overw
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise ConfigError(f"--picture {picture} does not end with .png")
-    options = _with_resolution(load_request(ctx, make_request(ctx, given)).options, chosen_registry(ctx))
+    options = _with_resolution(load_request(ctx, make_request(ctx, given)), chosen_registry(ctx))
     report = _report(options)
     if picture is not None:
         _draw(report, options.data, picture, overwrite=overwrite)
@@ -55,14 +57,16 @@ def buckets(ctx: click.Context, /, *, as_json: bool, picture: Path | None, overw
         click.echo(f"picture: {picture}", err=as_json)
 
 
-def _with_resolution(options: CoreOptions, registry: Registry) -> CoreOptions:
-    """Fill in the model's own resolution, of which only headers are read, or the usual one."""
-    if options.data.resolution is not None or options.model.path:
-        from sdtune.train.assembly import open_base, with_native_resolution
+def _with_resolution(loaded: Loaded, registry: Registry) -> CoreOptions:
+    """Fill in the resolution of the model that was named, of which only headers are read, or the usual one."""
+    options = loaded.options
+    if options.data.resolution is not None:
+        return options
+    if loaded.origins["model.path"] == DEFAULT:
+        return options.model_copy(update={"data": options.data.model_copy(update={"resolution": USUAL_RESOLUTION})})
+    from sdtune.train.assembly import open_base, with_native_resolution
 
-        return options if options.data.resolution else with_native_resolution(options, open_base(options, registry))
-    data = options.data.model_copy(update={"resolution": DEFAULT_RESOLUTION})
-    return options.model_copy(update={"data": data})
+    return with_native_resolution(options, open_base(options, registry))
 
 
 def _report(options: CoreOptions) -> BucketReport:

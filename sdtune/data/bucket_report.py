@@ -211,7 +211,7 @@ def bucket_notes(report: BucketReport) -> list[str]:
             f"{_count(cut, 'image')} of which more than {MOST_CROP_SHARE:.0%} is cut away, most {worst.crop:.0%}: "
             f"{worst.record.name}"
         )
-    return [*notes, "sdtune data buckets shows every image"] if notes else []
+    return notes
 
 
 def crop_share(placement: Placement) -> float:

@@ -62,7 +62,7 @@ def _cell(cost: ImageCost, alpha_color: str) -> Image.Image:
     color = _BAD if cost.defects else _FINE
     cell.paste(_outlined(picture, cost.placement, color), ((CELL_PX - picture.width) // 2, CELL_PX - picture.height))
     pen = ImageDraw.Draw(cell)
-    text = f"{cost.placement.bucket}  x{cost.scale:.2f}  -{cost.crop:.0%}"
+    text = f"{cost.placement.bucket}  x{cost.scale:.2f}  cut {cost.crop:.0%}"
     pen.text((2, CELL_PX + 2), text, fill=color, font=ImageFont.load_default(12))
     pen.text((2, CELL_PX + 16), cost.record.name[-28:], fill=_INK, font=ImageFont.load_default(11))
     return cell
