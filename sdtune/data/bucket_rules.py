@@ -48,7 +48,7 @@ def choose_buckets(sizes: Sequence[Size], buckets: Sequence[Size], *, enlarges: 
         rank = np.where((width * height < area) & (not enlarges), area, -area)
         better = (distance < nearest) | ((distance == nearest) & (rank < best))
         nearest[better], best[better], choice[better] = distance[better], rank[better], number
-    return [buckets[number] for number in choice]
+    return [buckets[number] for number in choice.tolist()]
 
 
 def choose_bucket(size: Size, buckets: Sequence[Size]) -> Size:
@@ -149,7 +149,7 @@ def group_ratios(sizes: Sequence[Size], count: int) -> list[float]:
     shapes, times = np.unique(np.round(np.log(width / height), 3), return_counts=True)
     if len(shapes) <= count:
         return [float(shape) for shape in shapes]
-    bounds = _best_bounds(shapes, times, count)
+    bounds = _best_bounds(shapes.astype(np.float64), times, count)
     return [float(np.average(shapes[low:high], weights=times[low:high])) for low, high in pairwise(bounds)]
 
 
@@ -198,7 +198,8 @@ def _best_bounds(points: NDArray[np.float64], weights: NDArray[np.int64], count:
 
     def spread(low: NDArray[np.intp], high: int) -> NDArray[np.float64]:
         inside = mass[high] - mass[low]
-        return square[high] - square[low] - (moment[high] - moment[low]) ** 2 / inside
+        around: NDArray[np.float64] = square[high] - square[low] - (moment[high] - moment[low]) ** 2 / inside
+        return around
 
     number = len(points)
     everything = np.arange(number + 1)

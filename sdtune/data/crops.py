@@ -70,14 +70,14 @@ def best_offset(weights: NDArray[np.float64], length_px: int, window_px: int) ->
     """Choose where a window begins so that it keeps most of the weight.
 
     Of neighbouring places that keep as much but for 2 % the middle one is taken: what is narrower than the window comes
-    to stand in its middle, and weights that are alike everywhere leave it in the middle.
+    to stand in its middle if it can, and weights that are alike everywhere leave the window in the middle.
 
     Args:
         weights: (B,) weights of equal parts of the length, 0 or more.
         length_px: The length.
         window_px: The window, at most the length.
     """
-    places = np.arange(length_px - window_px + 1)
+    places = np.arange(-window_px, length_px + 1)  # beyond the ends too, so that what lies at an end is centred
     below = np.concatenate([[0.0], np.cumsum(weights, dtype=np.float64)])
     marks = np.linspace(0, length_px, len(below))
     kept = np.interp(places + window_px, marks, below) - np.interp(places, marks, below)
@@ -87,4 +87,5 @@ def best_offset(weights: NDArray[np.float64], length_px: int, window_px: int) ->
         first -= 1
     while last < len(places) - 1 and is_good[last + 1]:
         last += 1
-    return (first + last) // 2
+    middle = int(places[first] + places[last]) // 2
+    return min(max(middle, 0), length_px - window_px)

@@ -76,6 +76,7 @@ class FaceFinder:
             raise PlatformError(
                 "data.face_model needs the package opencv-python-headless", hint="pip install 'sdtune[faces]'"
             ) from None
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # 5.0 warns of what nobody has set
         if not model.is_file():
             raise DataError(f"no file {model}", where="data.face_model", hint="give the .onnx file of a YuNet model")
         try:

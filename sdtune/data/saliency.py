@@ -35,8 +35,9 @@ def saliency(picture: NDArray[np.uint8]) -> Plane:
     planes = (light, red_green, yellow_blue)
     color = np.sqrt(sum((_blur(plane, _COLOR_RADIUS_PX) - plane.mean()) ** 2 for plane in planes))
     detail = _blur(np.hypot(*np.gradient(light)), _DETAIL_RADIUS_PX)
-    weights = np.sqrt(detail) * color * _less_at_border(*light.shape)
-    return np.maximum(weights - weights.mean(), 0)
+    weights: Plane = np.sqrt(detail) * color * _less_at_border(*light.shape)
+    above: Plane = np.maximum(weights - weights.mean(), 0)
+    return above
 
 
 def _shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
