@@ -33,7 +33,7 @@ _NOT_OURS = ("output", "webui-dir", "comfyui-dir", "name", "steps", "epochs", "l
 @click.option("--overwrite", is_flag=True, help="Replace the picture.")
 @click.pass_context
 def buckets(ctx: click.Context, /, *, as_json: bool, picture: Path | None, overwrite: bool, **given: Any) -> None:
-    r"""Show how each image is resized and cropped: its bucket, how much it grows, and what is cut away.
+    """Show how each image is resized and cropped: its bucket, how much it grows, and what is cut away.
 
     No model is needed. Without one, and without a resolution, it is 512.
 
@@ -41,7 +41,7 @@ def buckets(ctx: click.Context, /, *, as_json: bool, picture: Path | None, overw
     sdtune data buckets --data dog
     sdtune data buckets --data dog --resolution 1024 --picture dog.png
     sdtune data buckets --config run.yaml data.crop=focal
-    """
+    """  # noqa: D301  # click reads the character
     if picture is not None and picture.suffix.lower() != ".png":
         raise ConfigError(f"--picture {picture} does not end with .png")
     options = _with_resolution(load_request(ctx, make_request(ctx, given)), chosen_registry(ctx))
