@@ -40,14 +40,14 @@ def convert(
     dry_run: bool,
     **given: Any,
 ) -> None:
-    r"""Write SOURCE (an adapter, an embedding or a model) to TARGET in the form of another program.
+    """Write SOURCE (an adapter, an embedding or a model) to TARGET in the form of another program.
 
     \b
     sdtune convert dog.safetensors dog-diffusers.safetensors --to diffusers
     sdtune convert unet-1000.safetensors dog.safetensors --text-encoder text_encoder-1000.safetensors
     sdtune convert word.pt word.safetensors
     sdtune convert model.safetensors model-folder
-    """
+    """  # noqa: D301  # click reads the character
     from sdtune.formats import convert as formats
     from sdtune.formats.outputs import Request
     from sdtune.formats.recognize import recognize

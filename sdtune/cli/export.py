@@ -35,12 +35,12 @@ def export(
     overwrite: bool,
     dry_run: bool,
 ) -> None:
-    r"""Copy the file of RUN, a run's folder or its name under runs/, into the folders of a webui.
+    """Copy the file of RUN, a run's folder or its name under runs/, into the folders of a webui.
 
     \b
     sdtune export runs/dog --to webui --webui-dir ~/stable-diffusion-webui
     sdtune export dog --to comfyui --comfyui-dir ~/ComfyUI --name corgi
-    """
+    """  # noqa: D301  # click reads the character
     from sdtune.export.deliver import carry_out, plan_delivery
 
     ui, root = _choose_ui(to, {"webui": webui_dir, "comfyui": comfyui_dir})

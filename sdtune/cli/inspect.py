@@ -24,13 +24,13 @@ _LABEL, _WIDTH = 16, 100
 @click.option("--hash", "hashes", is_flag=True, help="Also hash the whole file (SHA-256).")
 @click.option("--keys", is_flag=True, help="Also list all tensors.")
 def inspect(file: Path, as_json: bool, weights: bool, hashes: bool, keys: bool) -> None:
-    r"""Tell what FILE is: an adapter, an embedding, a model or a part of one, a folder, or a run.
+    """Tell what FILE is: an adapter, an embedding, a model or a part of one, a folder, or a run.
 
     \b
     sdtune inspect dog.safetensors
     sdtune inspect dog.safetensors --json --weights
     sdtune inspect runs/dog
-    """
+    """  # noqa: D301  # click reads the character
     from sdtune.formats.describe.document import describe
     from sdtune.formats.recognize import recognize
 

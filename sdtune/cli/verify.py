@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def verify(ctx: click.Context, file: Path, model: str, consumers: tuple[Consumer, ...], as_json: bool) -> None:
-    r"""Read FILE as A1111, ComfyUI, kohya's scripts and diffusers do, and compare its effect on the base model.
+    """Read FILE as A1111, ComfyUI, kohya's scripts and diffusers do, and compare its effect on the base model.
 
     \b
     sdtune verify dog.safetensors --model v1-5-pruned.safetensors
     sdtune verify dog.safetensors --model v1-5-pruned.safetensors --for a1111 --for comfyui
 
     The effect is compared with that of the file as it was meant. The exit code is 4 when a program does otherwise.
-    """
+    """  # noqa: D301  # click reads the character
     certificate = _certify(file, model, consumers, ctx.find_root().obj)
     facts = {"effect": certificate.effect, "programs": certificate.report(file.name)}
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else certificate.render())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
+import numpy as np
 import torch
 
+from sdtune.data.buckets import settle_geometry
 from sdtune.data.cache import LatentItem
 from sdtune.data.captioner import Captioner
 from sdtune.data.captions import is_flipped
 from sdtune.data.columns import Lazy
+from sdtune.data.crops import crop_anywhere
 from sdtune.data.masks import LossMasks
 from sdtune.data.pixels import load_pixels
 from sdtune.data.regularization import weight_at
@@ -17,34 +20,39 @@ from sdtune.data.sizes import describe_size
 from sdtune.data.types import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
 
     from sdtune.config.data import DataOptions
     from sdtune.data.cache import LatentCache
     from sdtune.data.index import DataIndex
     from sdtune.data.sizes import SizeNumbers
-    from sdtune.data.types import BatchPlan, ImageRecord, Placement, Visit
+    from sdtune.data.table import ImageTable
+    from sdtune.data.types import BatchPlan, Placement, Visit
 
 
 class LatentItems(Lazy[LatentItem]):
-    """What is asked of a latent cache: each image, on each side; an item is made when it is asked for.
+    """What is asked of a latent cache: each image, and mirrored ones too; an item is made when it is asked for.
 
     Args:
         images: The images.
         placements: One for each.
-        sides: Whether it is mirrored, for each picture that is made of an image.
-        rows: Which of the items, counted image by image; None: all.
+        rows: (N,) int64: which image each item is of.
+        flipped: (N,) bool: whether it is mirrored.
     """
 
     def __init__(
-        self,
-        images: Sequence[ImageRecord],
-        placements: Sequence[Placement],
-        sides: tuple[bool, ...],
-        rows: range | None = None,
+        self, images: ImageTable, placements: Sequence[Placement], rows: NDArray[np.int64], flipped: NDArray[np.bool_]
     ) -> None:
-        self._images, self._placements, self._sides = images, placements, sides
-        self._rows = range(len(images) * len(sides)) if rows is None else rows
+        self._images, self._placements, self._rows, self._flipped = images, placements, rows, flipped
+
+    @classmethod
+    def of(cls, images: ImageTable, placements: Sequence[Placement], mirrored: Collection[str]) -> LatentItems:
+        """List all images, those of some folders on both sides."""
+        sides = 1 + images.subsets.flags(lambda subset: subset.name in mirrored).astype(np.int64)
+        rows = np.repeat(np.arange(len(images)), sides)
+        return cls(images, placements, rows, np.diff(rows, prepend=-1) == 0)
 
     @overload
     def __getitem__(self, row: int) -> LatentItem: ...
@@ -53,9 +61,11 @@ class LatentItems(Lazy[LatentItem]):
     def __getitem__(self, row: int | slice) -> LatentItem | LatentItems:
         """Give one item, or some."""
         if isinstance(row, slice):
-            return LatentItems(self._images, self._placements, self._sides, self._rows[row])
-        image, side = divmod(self._rows[row], len(self._sides))
-        return LatentItem(record=self._images[image], placement=self._placements[image], flipped=self._sides[side])
+            return LatentItems(self._images, self._placements, self._rows[row], self._flipped[row])
+        image = int(self._rows[row])
+        return LatentItem(
+            record=self._images[image], placement=self._placements[image], flipped=bool(self._flipped[row])
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -94,6 +104,9 @@ class BatchBuilder:
         self._latents = latents
         self._captioner = captioner or Captioner(index, seed)
         self._epochs = epochs
+        geometry = settle_geometry(index.subsets, options)
+        self._cut_anywhere = {name for name, own in geometry.items() if own.crop == "random"}
+        self._mirrored = {own.name for own in index.subsets if own.options.flip}
         has_masks = options.alpha_weight or index.images.masks.is_any()
         self._masks = LossMasks(latent_factor, options.mask, uses_alpha=options.alpha_weight) if has_masks else None
 
@@ -141,15 +154,18 @@ class BatchBuilder:
 
     def latent_items(self) -> LatentItems:
         """List everything any epoch asks of a latent cache; twice the images when they are mirrored."""
-        return LatentItems(self._index.images, self._placements, (False, True) if self._options.flip else (False,))
+        return LatentItems.of(self._index.images, self._placements, self._mirrored)
 
     def _size_numbers(self, item: LatentItem) -> SizeNumbers:
         rule = self._options.size_conditioning
         return describe_size(item.record.size, item.placement, flipped=item.flipped, rule=rule)
 
     def _item(self, visit: Visit, epoch: int) -> LatentItem:
+        record, placement = self._index.images[visit.image], self._placements[visit.image]
+        if record.subset.name in self._cut_anywhere:
+            placement = crop_anywhere(placement, self._seed, epoch, visit.sample_id)
         return LatentItem(
-            record=self._index.images[visit.image],
-            placement=self._placements[visit.image],
-            flipped=self._options.flip and is_flipped(self._seed, epoch, visit.sample_id),
+            record=record,
+            placement=placement,
+            flipped=record.subset.name in self._mirrored and is_flipped(self._seed, epoch, visit.sample_id),
         )

@@ -75,7 +75,7 @@ def hold_out(index: DataIndex, options: DataOptions, validation: ValidationOptio
         )
     both = bytes_digest(f"{rest.digest} {held.digest}".encode())
     return replace(rest, digest=both), HeldOut(
-        index=held, placements=PlacementTable.of(place_images(held.images, options))
+        index=held, placements=PlacementTable.of(place_images(held.images, options, shapes_from=rest.images))
     )
 
 

@@ -144,8 +144,9 @@ def test_messages_in_any_script_pass_unchanged() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_there_under_its_name(name: str) -> None:
+def test_every_command_is_there_under_its_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"], Registry.from_plugins([])) == 0
+    assert "\\b" not in capsys.readouterr().out  # the mark of lines that click is not to join
 
 
 def sdtune(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

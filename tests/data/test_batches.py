@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from sdtune.config.buckets import BucketOptions
 from sdtune.config.data import DataOptions
 from sdtune.config.subsets import SubsetOptions
 from sdtune.data.batches import BatchBuilder
@@ -125,3 +128,23 @@ def test_a_batch_has_a_mask_only_when_asked_for(folder):
     assert batches(make(folder))[0].mask is None
     batch = batches(make(folder, alpha_weight=True))[0]
     assert torch.equal(batch.mask, torch.ones(2, 1, batch.size.height // 8, batch.size.width // 8))
+
+
+def test_random_crops_are_drawn_anew_at_each_visit_and_told_to_the_model(tmp_path):
+    write_images(tmp_path / "8_dog", 1, sizes=[(200, 64)])
+    builder, index, placements = make(tmp_path, crop="random", buckets=BucketOptions(enabled=False))
+    (first, *_), (second, *_) = (batches((builder, index, placements), epoch, size=8) for epoch in (0, 1))
+    lefts = [row[3] for batch in (first, second) for row in batch.sizes.tolist()]
+    assert len(set(lefts)) > 8
+    for number, left in enumerate(first.sizes[:, 3].tolist()):
+        placement = replace(placements[0], left=int(left))
+        assert torch.equal(first.pixels[number], load_pixels(index.images[0], placement))
+
+
+def test_random_crops_are_the_same_whatever_stands_in_the_batch(tmp_path):
+    write_images(tmp_path / "4_dog", 1, sizes=[(200, 64)])
+    made = make(tmp_path, crop="random", buckets=BucketOptions(enabled=False))
+    together, alone = batches(made, size=4), batches(made, size=1)
+    by_id = {batch.sample_ids[0]: batch.pixels[0] for batch in alone}
+    (batch,) = together
+    assert all(torch.equal(by_id[name], batch.pixels[n]) for n, name in enumerate(batch.sample_ids))

@@ -1,21 +1,14 @@
 import math
+from pathlib import Path
 
 import pytest
 
 from sdtune.config.buckets import BucketOptions
 from sdtune.config.data import DataOptions
-from sdtune.data.buckets import (
-    bucket_limits,
-    bucket_sizes,
-    choose_bucket,
-    crop_share,
-    place,
-    place_images,
-    place_own,
-    report_buckets,
-)
+from sdtune.data.bucket_rules import bucket_limits, bucket_sizes, choose_bucket
+from sdtune.data.buckets import crop_share, place, place_images, place_own
 from sdtune.data.index import build_index
-from sdtune.data.types import Size
+from sdtune.data.types import ImageRecord, Size, Subset
 from sdtune.errors import ConfigError
 from sdtune.testing.images import write_images
 
@@ -119,10 +112,79 @@ def test_no_upscale_option_is_honoured(index):
     assert placements[2].bucket == (16, 24)
 
 
-def test_report_counts_visits_and_names_the_worst(index):
-    options = DataOptions(resolution="64", buckets=BucketOptions(enabled=False))
-    report = report_buckets(index.images, place_images(index.images, options), options)
-    assert report.visits == {(64, 64): 9}
-    assert report.worst_crop == ("3_dog/01.png", 0.5)
-    assert report.worst_enlargement[0] == "3_dog/02.png"
-    assert report.low_area == ()
+def subset(name, *, pairs_with=None, **options):
+    return Subset(
+        name=name,
+        path=Path(name),
+        repeats=1,
+        class_text="",
+        weight=1,
+        caption_source="txt",
+        is_regularization=pairs_with is not None,
+        pairs_with=pairs_with or (),
+        options=DataOptions(**options),
+    )
+
+
+def image(own, size, name="a.png"):
+    return ImageRecord(path=Path(name), name=f"{own.name}/{name}", size=Size(*size), digest="", caption="", subset=own)
+
+
+def test_each_folder_has_its_own_resolution_and_buckets():
+    small = subset("small", resolution="64")
+    large = subset("large", resolution="128", buckets=BucketOptions(enabled=False))
+    plain = subset("plain")
+    images = [image(own, (300, 150)) for own in (small, large, plain)]
+    placed = place_images(images, DataOptions(resolution="256", buckets=BucketOptions(step_px=64)))
+    assert [it.bucket for it in placed] == [(88, 40), (128, 128), (320, 192)]
+
+
+def test_one_folder_at_two_resolutions_is_placed_twice():
+    images = [image(subset(name, resolution=name), (200, 200)) for name in ("64", "128")]
+    assert [it.bucket for it in place_images(images, DataOptions(resolution="512"))] == [(64, 64), (128, 128)]
+
+
+def test_images_of_one_size_share_a_placement():
+    own = subset("a", resolution="64")
+    first, second = place_images([image(own, (300, 150), name) for name in ("a", "b")], DataOptions())
+    assert first is second
+
+
+@pytest.mark.parametrize(
+    ("pairs", "side"), [(("a",), 64), (("b",), 128), (("a", "c"), 64), (("a", "b"), 256), ((), 256), (("gone",), 256)]
+)
+def test_regularization_goes_to_the_buckets_of_the_folders_it_belongs_to_if_they_agree(pairs, side):
+    training = [subset("a", resolution="64"), subset("b", resolution="128"), subset("c", resolution="64")]
+    own = subset("reg", pairs_with=pairs, resolution="96")
+    placed = place_images([image(it, (500, 500)) for it in (*training, own)], DataOptions(resolution="256"))
+    assert placed[-1].bucket == (side, side)
+
+
+RATIOS = {"resolution": "512", "buckets": BucketOptions(rule="ratios", num_bucket=2)}
+
+
+def test_regularization_follows_the_groups_of_the_training_images():
+    own, other = subset("a", **RATIOS), subset("reg", pairs_with=("a",))
+    training = [image(own, size) for size in ((500, 500), (1000, 500))]
+    alone = place_images(training, DataOptions())
+    both = place_images([*training, *[image(other, (300, 900))] * 9], DataOptions())
+    assert both[:2] == alone
+    assert both[-1].bucket == (512, 512)
+
+
+def test_held_out_images_follow_the_groups_of_the_training_images():
+    own = subset("a", **RATIOS)
+    training = [image(own, size) for size in ((500, 500), (1000, 500))]
+    (placed,) = place_images([image(own, (300, 900))], DataOptions(), shapes_from=training)
+    assert placed.bucket == (512, 512)
+
+
+def test_groups_are_found_over_all_folders_of_one_kind():
+    images = [image(subset(name, **RATIOS), size) for name, size in (("a", (500, 500)), ("b", (1000, 500)))]
+    assert [it.bucket for it in place_images(images, DataOptions())] == [(512, 512), (704, 384)]
+
+
+def test_fixed_buckets_do_not_enlarge_without_need():
+    own = subset("a", resolution="512", buckets=BucketOptions(rule="fixed", sizes=("512", "768")))
+    images = [image(own, size) for size in ((700, 700), (800, 800), (100, 100))]
+    assert [it.bucket.width for it in place_images(images, DataOptions())] == [512, 768, 512]
