@@ -149,6 +149,18 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def hold_shared(descriptor: int) -> None:
+    """Lock an open file together with others, so that nobody has it alone; waits while somebody does.
+
+    Nothing is locked on Windows, which refuses to remove a file that is open.
+
+    Raises:
+        OSError: The file system has no locks.
+    """
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
 def free_bytes(path: Path) -> int:
     """Give the free space where a path lies or will lie.
 
