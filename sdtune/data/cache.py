@@ -68,6 +68,10 @@ class LatentCache:
         first = distinct(keys)
         return LazySequence(items.__getitem__, first[self._store.missing(keys[first])])
 
+    def count(self, items: Sequence[LatentItem]) -> int:
+        """Count the entries of items: pictures that are alike have one together."""
+        return len(distinct(pack_keys(self.key(item) for item in items)))
+
     def fill(
         self,
         items: Sequence[LatentItem],

@@ -44,11 +44,12 @@ class ShardTable:
         high, low = np.frombuffer(key, np.int64)
         start, end = (int(np.searchsorted(self.rows[:, 0], high, side)) for side in ("left", "right"))
         found = self.rows[start:end]
-        return found[found[:, 1] == low]
+        same: NDArray[np.int64] = found[found[:, 1] == low]
+        return same
 
     def place(self, row: NDArray[np.int64]) -> Path:
         """Give the shard of a row."""
-        return self.paths[row[_SHARD]]
+        return self.paths[int(row[_SHARD])]
 
     def order(self, keys: NDArray[np.int64]) -> NDArray[np.intp]:
         """Put keys (N, 2) into the order in which their entries lie on the disk, for reading all of them."""

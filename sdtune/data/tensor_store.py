@@ -116,12 +116,13 @@ class ShardStore(TensorStore):
         """Give the places of keys that have no sound entry; shards that have one are marked as used now."""
         self._refresh()
         order = self._table.order(keys)
-        is_missing, used = np.ones(len(keys), bool), set()
+        is_missing = np.ones(len(keys), bool)
+        used: set[Path] = set()
         for place, key in zip(order, _unpacked(keys[order]), strict=True):
-            path = self._find(key)[0]
+            path, _ = self._find(key)
             is_missing[place] = path is None and key not in self._open
-            used.add(path)
-        for path in used - {None}:
+            used |= {path} if path else set()
+        for path in used:
             _mark_used(path)
         return np.flatnonzero(is_missing)
 

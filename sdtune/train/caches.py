@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from sdtune.data.cache import LatentCache
 from sdtune.data.tensor_store import open_store
@@ -14,9 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sdtune.data.cache import LatentItem
+    from sdtune.data.tensor_store import TensorStore
     from sdtune.train.run import Run
 
     OnProgress = Callable[[str, int, int], None]
+
+W = TypeVar("W")
+
+
+class Cache(Protocol[W]):
+    """What caches of both kinds can tell."""
+
+    def missing(self, items: Sequence[W], /) -> Sequence[W]:
+        """List what has no sound entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +45,8 @@ class Wanted:
 class RunCaches:
     """The caches of a run, opened and looked through; every entry that the run will use is read.
 
-    Of several processes each looks after its share of the caches on disk, and after all of those in memory.
+    Of several processes each looks after its share of the caches on disk, and after all of those in memory. A cache
+    that is to be kept where it fits (`auto`) stays on disk when all of it is there already.
 
     Attributes:
         texts: Cache of text; None: there is none.
@@ -47,8 +58,8 @@ class RunCaches:
     def __init__(self, run: Run, wanted: Wanted) -> None:
         self._run = run
         self._modes = cache_modes(run)
-        self.texts, self.missing_texts = self._open_texts(wanted.captions)
-        self.latents, self.missing_latents = self._open_latents(wanted.latents)
+        self.texts, self.missing_texts = self._open("text", wanted.captions, self._make_texts)
+        self.latents, self.missing_latents = self._open("latents", wanted.latents, self._make_latents)
 
     def fill(self, on_progress: OnProgress) -> None:
         """Encode what is missing.
@@ -61,7 +72,7 @@ class RunCaches:
             NumericsError: A caption's hidden states are not finite.
             PlatformError: The cache cannot be written.
         """
-        model = self._run.model
+        model, data = self._run.model, self._run.options.data
         if self.texts is not None and self.missing_texts:
             model.load("text_encoder")
             self.texts.fill(
@@ -74,29 +85,35 @@ class RunCaches:
             self.latents.fill(
                 self.missing_latents,
                 lambda pixels: model.encode_images(pixels.to(self._run.device)),
-                batch_size=self._run.options.data.cache.vae_batch_size,
-                workers=self._run.options.data.workers,
+                batch_size=data.cache.vae_batch_size,
+                workers=data.workers,
                 on_progress=lambda done, count: on_progress("latents", done, count),
             )
 
-    def _open_texts(self, captions: Sequence[str] | None) -> tuple[TextCache | None, Sequence[str]]:
-        mode = self._modes["text"]
-        if captions is None or mode == "off":
+    def _open(
+        self, kind: Literal["text", "latents"], wanted: Sequence[W] | None, make: Callable[[TensorStore], Cache[W]]
+    ) -> tuple[Any, Sequence[W]]:
+        """Open one of the caches, and list what this process is to put into it."""
+        options, ranks, mode = self._run.options.data.cache, self._run.ranks, self._modes[kind]
+        if wanted is None or mode == "off":
             return None, ()
-        cache = TextCache(open_store(mode, "text", self._run.options.data.cache), self._run.model.text_digest)
-        own = self._run.ranks.share(captions) if mode == "disk" else captions
-        return cache, cache.missing(own)
+        asked = options.text if kind == "text" else options.latents
+        if mode == "disk" or asked == "auto":
+            cache = make(open_store("disk", kind, options))
+            missing = cache.missing(ranks.share(wanted))
+            if mode == "disk" or not ranks.any(bool(missing)):
+                return cache, missing
+        cache = make(open_store("ram", kind, options))
+        return cache, cache.missing(wanted)
 
-    def _open_latents(self, items: Sequence[LatentItem] | None) -> tuple[LatentCache | None, Sequence[LatentItem]]:
-        mode = self._modes["latents"]
-        if items is None or mode == "off":
-            return None, ()
-        model, data = self._run.model, self._run.options.data
-        cache = LatentCache(
-            open_store(mode, "latents", data.cache),
+    def _make_texts(self, store: TensorStore) -> TextCache:
+        return TextCache(store, self._run.model.text_digest)
+
+    def _make_latents(self, store: TensorStore) -> LatentCache:
+        model = self._run.model
+        return LatentCache(
+            store,
             vae_digest=model.part_digest("vae"),
             dtype=model.dtype_of("vae"),
-            alpha_color=data.alpha_color,
+            alpha_color=self._run.options.data.alpha_color,
         )
-        own = self._run.ranks.share(items) if mode == "disk" else items
-        return cache, cache.missing(own)

@@ -117,18 +117,16 @@ def cached_bytes(run: Run, caption_bytes: int | None = None) -> dict[str, int]:
 
 
 def cache_modes(run: Run) -> dict[str, Literal["disk", "ram", "off"]]:
-    """Tell where the caches of `latents` and of `text` are kept; `auto` is memory where all of it fits into its share.
+    """Tell where the caches of `latents` and of `text` are filled; `auto` is memory where all of it fits.
 
     Whether text can be cached at all is not asked.
     """
     options, need = run.options.data.cache, cached_bytes(run)
-    room = options.ram_gib * 2**30
     asked = {"latents": options.latents, "text": options.text}
-    return {kind: _auto(need[kind], room) if mode == "auto" else mode for kind, mode in asked.items()}
-
-
-def _auto(need: int, room: float) -> Literal["disk", "ram"]:
-    return "ram" if need <= room else "disk"
+    fitting: dict[str, Literal["disk", "ram"]] = {
+        kind: "ram" if need[kind] <= options.ram_gib * 2**30 else "disk" for kind in asked
+    }
+    return {kind: fitting[kind] if mode == "auto" else mode for kind, mode in asked.items()}
 
 
 def describe_saving(run: Run) -> str:
