@@ -177,8 +177,8 @@ class ShardStore(TensorStore):
         with self._mutex:
             self._claim()
             new = [path for path in list_shards(self.folder) if path.name not in self._known]
-            self._known |= {path.name for path in new}
             if shards := list(_read_shards(new)):
+                self._known |= {shard.path.name for shard in shards}
                 self._table = self._table.joined(shards)
 
     def _claim(self) -> None:

@@ -101,8 +101,8 @@ def drop_damaged(folder: Path, findings: Findings) -> None:
 def plan_removals(root: Path, *, unused_days: float, keep_bytes: int | None = None, now: float) -> list[Removal]:
     """List what may go: other layouts, damaged shards, shards no run has used for long, and as many as make room.
 
-    A shard counts as used whenever a run looks it through, and when it is written. What was used longest ago goes
-    first, whatever kind it is.
+    A shard counts as used whenever a run looks it through, and when it is written. What was used last stays first,
+    whatever kind it is.
 
     Args:
         root: The cache folder, with `latents` and `text` in it.
@@ -120,11 +120,12 @@ def plan_removals(root: Path, *, unused_days: float, keep_bytes: int | None = No
     kept.sort(reverse=True)
     total = 0
     for used_at, path in kept:
-        total += _size(path)
         if now - used_at > unused_days * _DAY_S:
             removals.append(_removal(path, "unused"))
-        elif keep_bytes is not None and total > keep_bytes:
+        elif keep_bytes is not None and total + _size(path) > keep_bytes:
             removals.append(_removal(path, "room"))
+        else:
+            total += _size(path)
     return removals
 
 
