@@ -102,6 +102,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "expected"), CHANGES.values(), ids=CHANGES)
 def test_f44_exactly_what_a_change_touches_is_encoded_again(opened, photo_set, tmp_path, change, expected):
     fill(opened()[0])
