@@ -8,7 +8,6 @@ import torch
 
 from sdtune.data.cache import LatentItem
 from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipped, shuffle_tags
-from sdtune.data.lazy import LazySequence
 from sdtune.data.masks import LossMasks
 from sdtune.data.pixels import load_pixels
 from sdtune.data.regularization import weight_at
@@ -120,16 +119,15 @@ class BatchBuilder:
         ]
         return tuple(dict.fromkeys(captions + [""] * (self._options.caption_dropout > 0)))
 
-    def latent_items(self) -> Sequence[LatentItem]:
-        """List everything any epoch asks of a latent cache: all images, then those that are mirrored, mirrored."""
-        images, placements = self._index.images, self._placements
-        count = len(images)
-
-        def make(number: int) -> LatentItem:
-            flipped, image = divmod(number, count)
-            return LatentItem(record=images[image], placement=placements[image], flipped=bool(flipped))
-
-        return LazySequence(make, range(count * (2 if self._options.flip else 1)))
+    def latent_items(self) -> tuple[LatentItem, ...]:
+        """List everything any epoch asks of a latent cache; twice the images when they are mirrored."""
+        pairs = list(zip(self._index.images, self._placements, strict=True))
+        sides = (False, True) if self._options.flip else (False,)
+        return tuple(
+            LatentItem(record=record, placement=placement, flipped=flipped)
+            for record, placement in pairs
+            for flipped in sides
+        )
 
     def _method_captions(self, text: str, subset: Subset) -> Sequence[str]:
         return (text,) if subset.is_regularization else self._hook(text, subset)

@@ -198,7 +198,7 @@ def test_cached_training_does_not_need_the_images(folder, store, encoder):
     items = builder.latent_items()
     cache.fill(items, encoder)
     (folder / "00.png").unlink()
-    assert cache.get(items[:3:2]).mean.shape == (2, 4, 8, 8)
+    assert cache.get(items[:2]).mean.shape == (2, 4, 8, 8)
 
 
 @pytest.mark.slow  # imports diffusers

@@ -222,6 +222,7 @@ def save_until_killed(folder, keys, limit, kills_at):
     store.flush()
 
 
+@pytest.mark.slow  # forks twenty times
 def test_a_killed_build_loses_an_open_shard_at_most(faults, tmp_path):
     draws, keys, limit = random.Random(3), [tensor_store.content_key(number) for number in range(60)], 4
     folder, kills = tmp_path / "cache", 0
