@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
-_UNITS = {"GiB": 2**30, "MiB": 2**20, "TB": 10**12, "GB": 10**9, "MB": 10**6, "G": 10**9, "M": 10**6}
+_UNITS = {"GiB": 2**30, "MiB": 2**20, "TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "G": 10**9, "M": 10**6}
 _DRAFT = ".sdtune-*.tmp"
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -187,7 +187,7 @@ def show_bytes(count: int) -> str:
 
 
 def parse_bytes(text: str) -> int | None:
-    """Read `8GB`, `7.5 GB`, `8GiB` or `900MB` as bytes, GB are 10^9; None: it is none of them."""
+    """Read `8GB`, `7.5 GB`, `8GiB` or `900MB` as bytes, GB are 10^9; None: it is no size."""
     for unit, factor in _UNITS.items():
         number = text.strip().lower().removesuffix(unit.lower()).strip()
         if number != text.strip().lower() and number.replace(".", "", 1).isdecimal():

@@ -52,9 +52,9 @@ def _line(kind: str, state: CacheState, is_dry: bool) -> str:
     if not state.missing:
         return f"{kind}: all {state.wanted} are there, in {state.folder}"
     verb = "missing" if is_dry else "encoded now"
-    size = show_bytes(state.missing_bytes)
+    size = f"{'at most' if kind == 'text' else 'about'} {show_bytes(state.missing_bytes)}"
     there = state.wanted - state.missing
-    return f"{kind}: {state.wanted} in all, {there} were there, {state.missing} {verb}, about {size}, in {state.folder}"
+    return f"{kind}: {state.wanted} in all, {there} were there, {state.missing} {verb}, {size}, in {state.folder}"
 
 
 def _json(report: CacheReport) -> str:
