@@ -18,7 +18,7 @@ NAME = ".lock"
 
 
 class CacheUse:
-    """A claim that the files of a cache stay, for as long as this object or the process lives.
+    """A claim that the files of a cache stay, until it is closed, or this object or the process ends.
 
     Where the folder cannot be written or has no locks, nothing is claimed: then nobody clears it up either.
 
@@ -27,10 +27,16 @@ class CacheUse:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._release: weakref.finalize[[int], CacheUse] | None = None
         with suppress(OSError):
             descriptor = _open(folder)
-            weakref.finalize(self, os.close, descriptor)
+            self._release = weakref.finalize(self, os.close, descriptor)
             hold_shared(descriptor)
+
+    def close(self) -> None:
+        """Give the claim up."""
+        if self._release is not None:
+            self._release()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,12 +34,12 @@ class Findings:
         others: Files of another layout, which `prune` removes.
     """
 
-    entries: int
-    size_bytes: int
-    damaged: tuple[Shard, ...]
-    damaged_entries: int
-    unreadable: tuple[Path, ...]
-    others: tuple[Path, ...]
+    entries: int = 0
+    size_bytes: int = 0
+    damaged: tuple[Shard, ...] = ()
+    damaged_entries: int = 0
+    unreadable: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -64,24 +64,18 @@ class Removal:
 
 def examine(folder: Path) -> Findings:
     """Read every entry of a cache, e.g. of `latents`; nothing is changed."""
-    use = CacheUse(folder) if folder.is_dir() else None
-    entries = bad_entries = size_bytes = 0
-    damaged: list[Shard] = []
-    sorted_out = _sort_out(folder)
-    for shard in sorted_out.shards:
-        bad = sum(data is None for _, data in shard.entries())
-        entries += len(shard.index) - bad
-        bad_entries += bad
-        damaged += [shard] * bool(bad)
-        size_bytes += _size(shard.path)
-    del use
+    if not folder.is_dir():
+        return Findings()
+    with closing(CacheUse(folder)):
+        found = _sort_out(folder)
+        bad = [sum(data is None for _, data in shard.entries()) for shard in found.shards]
     return Findings(
-        entries=entries,
-        size_bytes=size_bytes,
-        damaged=tuple(damaged),
-        damaged_entries=bad_entries,
-        unreadable=sorted_out.unreadable,
-        others=sorted_out.others,
+        entries=sum(len(shard.index) for shard in found.shards) - sum(bad),
+        size_bytes=sum(_size(shard.path) for shard in found.shards),
+        damaged=tuple(shard for shard, count in zip(found.shards, bad, strict=True) if count),
+        damaged_entries=sum(bad),
+        unreadable=found.unreadable,
+        others=found.others,
     )
 
 
