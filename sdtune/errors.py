@@ -127,7 +127,11 @@ class Problems:
         except PlatformError:
             raise
         except SdtuneError as error:
-            self._problems.extend(error.problems)
+            self.take(error)
+
+    def take(self, error: SdtuneError) -> None:
+        """Note the problems of an error."""
+        self._problems.extend(error.problems)
 
     def raise_if_any(self) -> None:
         """Raise everything noted so far as one error."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
+_UNITS = {"GiB": 2**30, "MiB": 2**20, "TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "G": 10**9, "M": 10**6}
 _DRAFT = ".sdtune-*.tmp"
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -149,6 +150,18 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def hold_shared(descriptor: int) -> None:
+    """Lock an open file together with others, so that nobody has it alone; waits while somebody does.
+
+    Nothing is locked on Windows, which refuses to remove a file that is open.
+
+    Raises:
+        OSError: The file system has no locks.
+    """
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
 def free_bytes(path: Path) -> int:
     """Give the free space where a path lies or will lie.
 
@@ -171,6 +184,15 @@ def show_bytes(count: int) -> str:
         value /= 1000
         units.pop()
     return f"{value:.3g} {units[-1]}"
+
+
+def parse_bytes(text: str) -> int | None:
+    """Read `8GB`, `7.5 GB`, `8GiB` or `900MB` as bytes, GB are 10^9; None: it is no size."""
+    for unit, factor in _UNITS.items():
+        number = text.strip().lower().removesuffix(unit.lower()).strip()
+        if number != text.strip().lower() and number.replace(".", "", 1).isdecimal():
+            return int(float(number) * factor)
+    return None
 
 
 def hash_file(path: Path, *, skip_bytes: int = 0) -> str:

@@ -38,6 +38,7 @@ class ConsoleScreen(Screen):
     def __init__(self) -> None:
         self._console = _LastingConsole(stderr=True, highlight=False, soft_wrap=True)
         self._said_at = 0.0
+        self._began: dict[str, tuple[int, float]] = {}
 
     def say(self, text: str) -> None:
         """Show a line or a paragraph as it is."""
@@ -53,9 +54,12 @@ class ConsoleScreen(Screen):
         self._say_now_and_then(f"drawing {what}", done, count)
 
     def _say_now_and_then(self, what: str, done: int, count: int) -> None:
-        if done in (1, count) or time.monotonic() - self._said_at >= _QUIET_S:
-            self._said_at = time.monotonic()
-            self.say(f"{what}: {done} of {count}")
+        now = time.monotonic()
+        first, began = self._began.setdefault(what, (done, now))
+        if done in (1, count) or now - self._said_at >= _QUIET_S:
+            self._said_at = now
+            left = (count - done) * (now - began) / (done - first) if done > first else 0.0
+            self.say(f"{what}: {done} of {count}" + (f", {duration(left)} left" if left else ""))
 
     def observers(self) -> Sequence[Observer]:
         """Give the progress of the training."""

@@ -17,8 +17,8 @@ class CacheOptions(Options):
     """Latents and text hidden states, computed once and kept by content."""
 
     latents: CacheMode = "disk"
-    """`disk` keeps the VAE's mean and std for later runs; `ram` for this run; `off` encodes at each step; `auto`: `ram`
-    where they fit into `ram_gib`, else `disk`."""
+    """`disk` keeps the VAE's mean and std for later runs; `ram` for this run; `off` encodes at each step; `auto`:
+    `disk` where all of them are there already, else `ram` where they fit into `ram_gib`, else `disk`."""
     text: CacheMode = "auto"
     """The same for the text encoder's output; only where the method does not train the text encoder."""
     ram_gib: Annotated[float, Field(ge=0)] = 2.0

@@ -11,8 +11,8 @@ from sdtune.data.buckets import settle_geometry
 from sdtune.data.cache import LatentItem
 from sdtune.data.captioner import Captioner
 from sdtune.data.captions import is_flipped
-from sdtune.data.columns import Lazy
 from sdtune.data.crops import crop_anywhere
+from sdtune.data.lazy import Lazy
 from sdtune.data.masks import LossMasks
 from sdtune.data.pixels import load_pixels
 from sdtune.data.regularization import weight_at

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from sdtune.data.ahead import map_ahead
 from sdtune.data.images import parse_color
+from sdtune.data.lazy import LazySequence
 from sdtune.data.pixels import load_pixels
-from sdtune.data.tensor_store import content_key
+from sdtune.data.tensor_store import content_key, distinct, pack_keys
 from sdtune.errors import DataError, PlatformError, Problems
 from sdtune.models.base import Posterior
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -58,33 +62,51 @@ class LatentCache:
             *self._facts, item.record.digest, tuple(place.bucket), tuple(place.resized), crop, item.flipped
         )
 
-    def missing(self, items: Iterable[LatentItem]) -> tuple[LatentItem, ...]:
+    def missing(self, items: Sequence[LatentItem]) -> Sequence[LatentItem]:
         """List the items without a sound entry; when there are none, no VAE is needed."""
-        by_key = {self.key(item): item for item in items}
-        return tuple(item for key, item in by_key.items() if self._load(key) is None)
+        keys = pack_keys(self.key(item) for item in items)
+        first = distinct(keys)
+        return LazySequence(items.__getitem__, first[self._store.missing(keys[first])])
+
+    def count(self, items: Sequence[LatentItem]) -> int:
+        """Count the entries of items: pictures that are alike have one together."""
+        return len(distinct(pack_keys(self.key(item) for item in items)))
 
     def fill(
-        self, items: Sequence[LatentItem], encode: Encode, *, batch_size: int = 1, on_progress: OnProgress | None = None
+        self,
+        items: Sequence[LatentItem],
+        encode: Encode,
+        *,
+        batch_size: int = 1,
+        workers: int = 0,
+        on_progress: OnProgress | None = None,
     ) -> None:
-        """Encode items and keep each answer at once, so that a stopped fill goes on where it was.
+        """Encode items and keep the answers, so that a stopped fill goes on where it was.
 
         Args:
             items: What `missing` gave.
             encode: (B, 3, H, W) float32 in [-1, 1] to the posterior, in eval mode.
             batch_size: Images encoded at once; above 1 the last bits may differ from encoding one by one.
+            workers: Threads that decode images while others are encoded; 0: none.
             on_progress: Called with the number of items done and the number of all.
 
         Raises:
             DataError: Images that cannot be read, or whose latents are not finite; told together after all others are
                 kept.
+            PlatformError: The store cannot keep them.
         """
         problems = Problems(DataError)
         done = 0
-        for batch in _batches(items, batch_size):
-            self._encode(self._readable(batch, problems), encode, problems)
-            done += len(batch)
-            if on_progress is not None:
-                on_progress(done, len(items))
+        decoded = map_ahead(self._decode, _batches(items, batch_size), workers=workers, ahead=2 * workers)
+        try:
+            with closing(decoded):
+                for batch in decoded:
+                    self._encode(_sound(batch, problems), encode, problems)
+                    done += len(batch)
+                    if on_progress is not None:
+                        on_progress(done, len(items))
+        finally:
+            self._store.flush()
         problems.raise_if_any()
 
     def get(self, items: Sequence[LatentItem]) -> Posterior:
@@ -98,13 +120,15 @@ class LatentCache:
             mean=torch.stack([entry.mean for entry in entries]), std=torch.stack([entry.std for entry in entries])
         )
 
-    def _readable(self, batch: Sequence[LatentItem], problems: Problems) -> list[tuple[LatentItem, Tensor]]:
-        pictures = []
-        for item in batch:
-            with problems.collect():
-                pixels = load_pixels(item.record, item.placement, self._alpha_color, flipped=item.flipped)
-                pictures.append((item, pixels))
-        return pictures
+    def _decode(self, batch: Sequence[LatentItem]) -> list[tuple[LatentItem, Tensor | DataError]]:
+        """Decode a batch; called in several threads at once."""
+        return [(item, self._pixels(item)) for item in batch]
+
+    def _pixels(self, item: LatentItem) -> Tensor | DataError:
+        try:
+            return load_pixels(item.record, item.placement, self._alpha_color, flipped=item.flipped)
+        except DataError as error:
+            return error
 
     def _encode(self, pictures: Sequence[tuple[LatentItem, Tensor]], encode: Encode, problems: Problems) -> None:
         if not pictures:
@@ -146,9 +170,22 @@ def encode_each(encode: Encode, pixels: Tensor) -> Posterior:
 
 def _batches(items: Sequence[LatentItem], batch_size: int) -> Iterator[Sequence[LatentItem]]:
     """Cut items into batches of one bucket each."""
-    by_bucket: dict[Size, list[LatentItem]] = defaultdict(list)
-    for item in items:
-        by_bucket[item.placement.bucket].append(item)
+    by_bucket: dict[Size, array[int]] = defaultdict(lambda: array("q"))
+    for number, item in enumerate(items):
+        by_bucket[item.placement.bucket].append(number)
     for group in by_bucket.values():
         for start in range(0, len(group), batch_size):
-            yield group[start : start + batch_size]
+            yield [items[number] for number in group[start : start + batch_size]]
+
+
+def _sound(
+    batch: Sequence[tuple[LatentItem, Tensor | DataError]], problems: Problems
+) -> list[tuple[LatentItem, Tensor]]:
+    """Give the images that could be read, and note why the others could not."""
+    pictures = []
+    for item, answer in batch:
+        if isinstance(answer, DataError):
+            problems.take(answer)
+        else:
+            pictures.append((item, answer))
+    return pictures

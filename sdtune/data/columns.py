@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
 import numpy as np
 
+from sdtune.data.lazy import Lazy
 from sdtune.data.types import Size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
     from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -35,20 +37,6 @@ def kept(values: NDArray[Any]) -> NDArray[Any]:
     """Make an array read-only."""
     values.setflags(write=False)
     return values
-
-
-class Lazy(Sequence[T]):
-    """Values that are made when they are asked for; equal to any sequence of equal values."""
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]  # as a list: found equal to others by walking through it
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__} of {len(self)}"
 
 
 class Column(Lazy[T]):

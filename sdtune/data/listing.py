@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from sdtune.data.blobs import TextColumn
-from sdtune.data.columns import Lazy
+from sdtune.data.lazy import Lazy
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdtune.data.tensor_store import content_key
+from sdtune.data.tensor_store import content_key, pack_keys
 from sdtune.errors import NumericsError, PlatformError
 from sdtune.models.base import Conditioning, join_conditionings
 
@@ -39,10 +39,12 @@ class TextCache:
 
     def missing(self, captions: Iterable[str]) -> tuple[str, ...]:
         """List the distinct captions without a sound entry; when there are none, no text encoder is needed."""
-        return tuple(caption for caption in dict.fromkeys(captions) if self._load(caption) is None)
+        distinct = tuple(dict.fromkeys(captions))
+        lacking = self._store.missing(pack_keys(self.key(caption) for caption in distinct))
+        return tuple(distinct[number] for number in lacking)
 
     def fill(self, captions: Sequence[str], encode: EncodePrompt, *, on_progress: OnProgress | None = None) -> None:
-        """Encode captions one by one and keep each answer at once.
+        """Encode captions one by one and keep the answers, so that a stopped fill goes on where it was.
 
         Args:
             captions: What `missing` gave.
@@ -51,13 +53,17 @@ class TextCache:
 
         Raises:
             NumericsError: Hidden states that are not finite.
+            PlatformError: The store cannot keep them.
         """
-        for done, caption in enumerate(captions, start=1):
-            with torch.no_grad():
-                cond = encode([caption])
-            self._store.save(self.key(caption), _checked(cond, caption))
-            if on_progress is not None:
-                on_progress(done, len(captions))
+        try:
+            for done, caption in enumerate(captions, start=1):
+                with torch.no_grad():
+                    cond = encode([caption])
+                self._store.save(self.key(caption), _checked(cond, caption))
+                if on_progress is not None:
+                    on_progress(done, len(captions))
+        finally:
+            self._store.flush()
 
     def get(self, captions: Sequence[str]) -> Conditioning:
         """Give the conditioning of B captions, masked where their lengths differ; `time_ids` are never cached.

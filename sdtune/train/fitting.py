@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune.config.dump import DEFAULT
 from sdtune.errors import ConfigError, OutOfMemoryError
+from sdtune.files import parse_bytes
 from sdtune.train.assembly import assemble
 from sdtune.train.forecast import make_forecast, size
 from sdtune.train.memory import return_freed_memory
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     Changes = Mapping[str, Any]
 
 _RESERVE = 0.05  # of the limit: what no forecast sees
-_UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6, "G": 10**9, "M": 10**6}
 _SMALLER = (3 / 4, 1 / 2)  # resolutions that are tried when nothing else helps
 _SIDE_PX = 64
 
@@ -55,10 +55,8 @@ def parse_size(text: str) -> int:
     Raises:
         ConfigError: It is none of them.
     """
-    for unit, factor in _UNITS.items():
-        number = text.strip().lower().removesuffix(unit.lower()).strip()
-        if number != text.strip().lower() and number.replace(".", "", 1).isdecimal() and float(number) > 0:
-            return int(float(number) * factor)
+    if found := parse_bytes(text):
+        return found
     raise ConfigError(f"--fit {text!r} is no size", hint="write it like 8GB or 7.5GB")
 
 

@@ -12,7 +12,7 @@ from sdtune.train.inputs import make_builder
 from sdtune.train.memory import CONTEXT_BYTES, peak_memory_bytes, resident_bytes
 from sdtune.train.optimizer_state import state_bytes
 from sdtune.train.previews import preview_requests
-from sdtune.train.space import cached_bytes, disk_need
+from sdtune.train.space import cache_modes, cached_bytes, disk_need
 from sdtune.train.step_times import StepTime, step_key, step_time
 
 if TYPE_CHECKING:
@@ -203,9 +203,8 @@ def _kept(run: Run, footprint: Footprint) -> dict[str, int]:
     return {name: count for name, count in kept.items() if count}
 
 
-def _modes(run: Run) -> dict[str, str]:
-    cache = run.options.data.cache
-    return {"latents": cache.latents, "text": cache.text if uses_text_cache(run) else "off"}
+def _modes(run: Run) -> Mapping[str, str]:
+    return cache_modes(run) | ({} if uses_text_cache(run) else {"text": "off"})
 
 
 def _exports_whole(run: Run) -> bool:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sdtune.data.ahead import map_ahead
 from sdtune.data.batches import BatchBuilder
-from sdtune.data.cache import LatentCache
 from sdtune.data.captioner import Captioner
 from sdtune.data.index import verify_pixels
-from sdtune.data.table import ImageTable
-from sdtune.data.tensor_store import open_store
-from sdtune.data.text_cache import TextCache
+from sdtune.data.lazy import joined
 from sdtune.train.advice import encoding_hint
-from sdtune.train.ahead import map_ahead
+from sdtune.train.caches import RunCaches, Wanted
 from sdtune.train.draws import Drawer
 from sdtune.train.memory import memory_told, return_freed_memory
 from sdtune.train.objective import cumulated_shares
@@ -28,8 +26,10 @@ from sdtune.train.step import StepInputs
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from sdtune.data.cache import LatentCache
     from sdtune.data.epoch import EpochPlan
     from sdtune.data.index import DataIndex
+    from sdtune.data.text_cache import TextCache
     from sdtune.data.types import BatchPlan, Visit
     from sdtune.models.base import Conditioning
     from sdtune.train.ranks import Ranks
@@ -254,8 +254,12 @@ def open_source(run: Run, *, preview_texts: tuple[str, ...], on_progress: OnProg
         StoppedError: From `on_progress`.
     """
     with memory_told(lambda: "while captions and images are encoded", lambda: encoding_hint(run)):
-        texts = _fill_texts(run, preview_texts, on_progress)
-        latents = _fill_latents(run, on_progress)
+        caches = RunCaches(run, wanted_entries(run, preview_texts))
+        caches.fill(on_progress)
+        if caches.latents is None:
+            others = run.held_out.index.images if run.held_out else ()
+            verify_pixels(run.ranks.share(joined(run.index.images, others)))
+    texts, latents = caches.texts, caches.latents
     if texts is not None:
         run.model.unload("text_encoder")
     else:
@@ -270,49 +274,20 @@ def open_source(run: Run, *, preview_texts: tuple[str, ...], on_progress: OnProg
     return InputSource(run, latents=latents, texts=texts)
 
 
-def _fill_texts(run: Run, preview_texts: tuple[str, ...], on_progress: OnProgress) -> TextCache | None:
-    options = run.options.data.cache
-    captions = make_builder(run, None).fixed_captions()
-    if options.text == "off" or run.trains_text or captions is None:
-        return None
-    cache = TextCache(open_store(options.text, "text", options), run.model.text_digest)
-    wanted = (*captions, *_held_out_captions(run), *preview_texts)
-    missing = cache.missing(run.ranks.share(wanted) if options.text == "disk" else wanted)
-    if missing:
-        run.model.load("text_encoder")
-        cache.fill(missing, run.model.encode_prompt, on_progress=lambda done, count: on_progress("text", done, count))
-    return cache
+def wanted_entries(run: Run, preview_texts: tuple[str, ...]) -> Wanted:
+    """List what a run asks of its caches; captions that are drawn anew at each visit, or encoded anew, are not cached.
 
-
-def _held_out_captions(run: Run) -> list[str]:
-    builder = make_held_out_builder(run, None)
-    return [builder.caption(visit, 0) for visit in run.held_out.visits()] if builder and run.held_out else []
-
-
-def _fill_latents(run: Run, on_progress: OnProgress) -> LatentCache | None:
-    options = run.options.data.cache
-    if options.latents == "off":
-        tables = [run.index.images, *([run.held_out.index.images] if run.held_out else [])]
-        verify_pixels(run.ranks.share(ImageTable.join(tables)))
-        return None
-    cache = LatentCache(
-        open_store(options.latents, "latents", options),
-        vae_digest=run.model.part_digest("vae"),
-        dtype=run.model.dtype_of("vae"),
-        alpha_color=run.options.data.alpha_color,
-    )
-    held_out = make_held_out_builder(run, None)
-    wanted = [*make_builder(run, None).latent_items(), *(held_out.latent_items() if held_out else ())]
-    missing = cache.missing(run.ranks.share(wanted) if options.latents == "disk" else wanted)
-    if missing:
-        run.model.load("vae")
-        cache.fill(
-            missing,
-            lambda pixels: run.model.encode_images(pixels.to(run.device)),
-            batch_size=options.vae_batch_size,
-            on_progress=lambda done, count: on_progress("latents", done, count),
-        )
-    return cache
+    Args:
+        run: An assembled run.
+        preview_texts: Prompts that previews will ask for; cached with the captions.
+    """
+    builder, held_out = make_builder(run, None), make_held_out_builder(run, None)
+    captions = None if run.trains_text else builder.fixed_captions()
+    if captions is not None:
+        others = [held_out.caption(visit, 0) for visit in run.held_out.visits()] if held_out and run.held_out else []
+        captions = tuple(dict.fromkeys((*captions, *others, *preview_texts)))
+    items = (builder.latent_items(), *([held_out.latent_items()] if held_out else []))
+    return Wanted(captions=captions, latents=joined(*items))
 
 
 def _map_tensors(inputs: StepInputs, act: Callable[[Tensor], Tensor]) -> StepInputs:

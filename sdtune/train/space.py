@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sdtune.data.tensor_store import cache_folder
 from sdtune.errors import PlatformError
@@ -82,15 +82,15 @@ def disk_need(run: Run, caption_bytes: int | None = None) -> DiskNeed:
         caption_bytes: One cached caption; None: as many as the largest family has.
     """
     options, file = run.options, _file_bytes(run)
-    checkpoint, cached = checkpoint_bytes(run), cached_bytes(run, caption_bytes)
+    checkpoint, cached, modes = checkpoint_bytes(run), cached_bytes(run, caption_bytes), cache_modes(run)
     targets = [folder for folder in (options.output.webui_dir, options.output.comfyui_dir) if folder is not None]
     return DiskNeed(
         checkpoint=checkpoint,
         checkpoints=checkpoint * min(options.save.keep + 1, run.timetable.steps),
         exports=file * _count_files(run),
         copies=file * len(targets),
-        latents=cached["latents"] if options.data.cache.latents == "disk" else 0,
-        texts=cached["text"] if options.data.cache.text == "disk" and not run.trains_text else 0,
+        latents=cached["latents"] if modes["latents"] == "disk" else 0,
+        texts=cached["text"] if modes["text"] == "disk" and not run.trains_text else 0,
         previews=_preview_bytes(run),
         logs=run.timetable.steps // options.log.every_steps * _LOG_BYTES,
     )
@@ -114,6 +114,19 @@ def cached_bytes(run: Run, caption_bytes: int | None = None) -> dict[str, int]:
     each = caption_bytes or run.model.source.options.chunks * _TEXT_BYTES
     latents = math.ceil(pixels * (2 if run.options.data.flip else 1) * numbers) * 2 * 4
     return {"latents": latents, "text": len(captions) * each}
+
+
+def cache_modes(run: Run) -> dict[str, Literal["disk", "ram", "off"]]:
+    """Tell where the caches of `latents` and of `text` are filled; `auto` is memory where all of it fits.
+
+    Whether text can be cached at all is not asked.
+    """
+    options, need = run.options.data.cache, cached_bytes(run)
+    asked = {"latents": options.latents, "text": options.text}
+    fitting: dict[str, Literal["disk", "ram"]] = {
+        kind: "ram" if need[kind] <= options.ram_gib * 2**30 else "disk" for kind in asked
+    }
+    return {kind: fitting[kind] if mode == "auto" else mode for kind, mode in asked.items()}
 
 
 def describe_saving(run: Run) -> str:

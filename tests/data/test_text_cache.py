@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sdtune.data.tensor_store import DiskStore, RamStore
+from sdtune.data.tensor_store import RamStore, ShardStore
 from sdtune.data.text_cache import TextCache
 from sdtune.errors import NumericsError, PlatformError
 from sdtune.models.base import Conditioning
@@ -18,7 +18,7 @@ def encode_without_pooled(captions):
 
 @pytest.fixture(params=["disk", "ram"])
 def cache(request, tmp_path):
-    return TextCache(DiskStore(tmp_path) if request.param == "disk" else RamStore(), "t")
+    return TextCache(ShardStore(tmp_path) if request.param == "disk" else RamStore(), "t")
 
 
 def test_each_distinct_caption_is_encoded_once(cache):
@@ -40,7 +40,7 @@ def test_families_without_pooled_text_have_none(cache):
 
 
 def test_another_reading_shares_nothing(tmp_path):
-    store = DiskStore(tmp_path)
+    store = ShardStore(tmp_path)
     TextCache(store, "t").fill(["a"], encode)
     assert TextCache(store, "u").missing(["a"]) == ("a",)
 

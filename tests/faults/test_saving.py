@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sdtune.config.compose import load
-from sdtune.data.tensor_store import DiskStore, content_key
+from sdtune.data.tensor_store import ShardStore, content_key, list_shards
 from sdtune.errors import StoppedError
 from sdtune.export.container import read_metadata
 from sdtune.export.writer import write_folder, write_tensors
@@ -154,19 +154,21 @@ class ExportedFolder:
         assert {(path / "a" / name).read_bytes() for name in ("x/y", "z")} in ({b"old"}, {b"new"})
 
 
-class CacheEntry:
-    least = 4
+class CacheShard:
+    least = 6
     key = content_key("a")
 
     def prepare(self, path):
-        DiskStore(path)
+        ShardStore(path)
 
     def write(self, path):
-        DiskStore(path).save(self.key, {"a": torch.ones(9)})
+        store = ShardStore(path)
+        store.save(self.key, {"a": torch.ones(9)})
+        store.flush()
 
     def check(self, path):
-        entry = DiskStore(path).load(self.key)
-        assert (entry is not None) == DiskStore(path).path(self.key).exists()
+        entry = ShardStore(path).load(self.key)
+        assert (entry is not None) == bool(list_shards(path))
 
 
 class Status:
@@ -214,7 +216,7 @@ def write_until(number, artefact, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Rotation, ExportedFile, ExportedFolder, CacheEntry, Status, Manifest])
+@pytest.mark.parametrize("kind", [Rotation, ExportedFile, ExportedFolder, CacheShard, Status, Manifest])
 def test_f10_a_kill_between_any_two_file_operations_leaves_the_old_or_the_new(faults, tmp_path, kind):
     artefact, kills, code = kind(), 0, -signal.SIGKILL
     while code == -signal.SIGKILL:
@@ -304,13 +306,13 @@ def test_f13_leftovers_of_dead_processes_are_swept_and_work_of_live_ones_is_not(
 ):
     shutil.copytree(stopped, runs.folder)
     (runs.folder / "checkpoints" / ".sdtune-0123.tmp").mkdir()
-    shared = tmp_path / "cache" / "latents" / "ab"
+    shared = tmp_path / "cache" / "latents"
     ends = os.pipe()
     works = {name: partial(write_and_wait, shared / name, ends) for name in ("dead", "live")}
     dead, live = (faults.fork(work, tmp_path / name) for name, work in works.items())
     wait_for(lambda: len(faults.drafts(shared)) == 2)
     dead.kill(0)
-    DiskStore(tmp_path / "cache" / "latents")
+    ShardStore(tmp_path / "cache" / "latents")
     assert len(faults.drafts(shared)) == 1
     runs.check_goes_on(straight)
     os.write(ends[1], b"x")

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from sdtune.data.ahead import map_ahead
 from sdtune.errors import DataError, PlatformError
-from sdtune.train.ahead import map_ahead
 
 
 def square(number):
