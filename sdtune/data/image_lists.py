@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune.config.subsets import MAX_REPEATS
 from sdtune.data.listing import IMAGE_SUFFIXES, shorten
-from sdtune.errors import DataError, PlatformError, Problems
+from sdtune.errors import DataError, PlatformError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -83,21 +83,21 @@ def read_list(path: Path, where: str = "") -> ImageList:
         raise DataError(f"no file {path}", where=where, hint="check the path")
     if path.stat().st_size > MAX_LIST_BYTES:
         raise DataError(f"{path} is larger than {MAX_LIST_BYTES >> 30} GiB", where=where, hint="split the data set")
-    problems, images, columns = Problems(DataError), [], Counter[str]()
-    failures = 0
+    images: list[ListedImage] = []
+    columns: set[str] = set()
+    problems: list[Problem] = []
     for place, fields in _rows(path):
-        columns.update(fields.keys())
+        columns.update(fields)
         try:
             images.append(_listed(fields, f"{path}, {place}"))
         except DataError as error:
-            failures += 1
-            with problems.collect():
-                raise error
-            if failures == _MOST_PROBLEMS:
+            problems.extend(error.problems)
+            if len(problems) == _MOST_PROBLEMS:
                 break
-    problems.raise_if_any()
-    _refuse_same_names((entry.name for entry in images), path)
-    return ImageList(images=tuple(images), unread=tuple(sorted(columns.keys() - set(_KNOWN))))
+    if problems:
+        raise DataError(problems=problems)
+    _refuse_same_names((image.name for image in images), path)
+    return ImageList(images=tuple(images), unread=tuple(sorted(columns - set(_KNOWN))))
 
 
 def name_key(name: str) -> str:

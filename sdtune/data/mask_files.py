@@ -39,8 +39,8 @@ def find_masks(
     notes: list[str] = []
     problems = Problems(DataError)
     for folder in folders:
-        masks |= folder.masks
-        if not folder.masks and (place := _mask_folder(folder, options)) is not None:
+        masks |= folder.listed.masks if folder.listed else {}
+        if not (folder.listed and folder.listed.masks) and (place := _mask_folder(folder, options)) is not None:
             with problems.collect():
                 found = _match(folder, place)
                 masks |= found
