@@ -166,7 +166,7 @@ def _read_root(root: _Root, reserved: Mapping[Path, str]) -> tuple[list[Folder],
     inner = [f"all images of {root.path} lie in {'/'.join(shared)}"] if shared else []
     unsaid = [folder for folder, place in zip(folders, places, strict=True) if place.repeats is None]
     repeats = [] if root.own and root.own.repeats else describe_repeats(unsaid, len(folders) > 1)
-    return folders, [*inner, *tree.notes, *repeats, *describe_left_out(tree)]
+    return folders, [*inner, *tree.notes, *repeats, *describe_left_out(tree, root.prefix)]
 
 
 def _read_tree(root: _Root, reserved: Mapping[Path, str]) -> Tree:
@@ -177,6 +177,10 @@ def _read_tree(root: _Root, reserved: Mapping[Path, str]) -> Tree:
             return walk(unpack(path, cache), reserved)
         if path.suffix.lower() in LIST_SUFFIXES:
             return read_manifest(path)
+        if path.suffix.lower() == ".toml":
+            raise DataError(
+                f"{path} is a dataset file, and cannot stand here", hint="give it as data.path of a training"
+            )
         raise DataError(f"{path} is a file, not a folder of images", hint=f"give its folder: {path.parent}")
     if not path.is_dir():
         raise DataError(f"no folder {path}", hint="check the path")
