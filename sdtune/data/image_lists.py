@@ -86,7 +86,7 @@ def read_list(path: Path, where: str = "") -> ImageList:
     images: list[ListedImage] = []
     columns: set[str] = set()
     problems: list[Problem] = []
-    for place, fields in _rows(path):
+    for place, fields in _readable(path):
         columns.update(fields)
         try:
             images.append(_listed(fields, f"{path}, {place}"))
@@ -109,6 +109,13 @@ def without_suffix(name: str) -> str:
     """Leave out an image's suffix, and no other: `a.b.jpg` becomes `a.b`, and stays that."""
     stem, suffix = posixpath.splitext(name)
     return stem if suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _readable(path: Path) -> Iterator[_Row]:
+    try:
+        yield from _rows(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
 
 
 def _rows(path: Path) -> Iterator[_Row]:
@@ -165,7 +172,7 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", {**dict.fromkeys(names), **row}
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise DataError(f"{path} is not Parquet: {error}", hint="write it anew") from None
 
 
