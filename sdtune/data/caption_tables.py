@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from sdtune.data.image_lists import name_key, read_list, without_suffix
@@ -37,11 +36,15 @@ def captions_by_name(folders: Sequence[Folder]) -> dict[str, str]:
         DataError: As `read_caption_table`.
     """
     found: dict[str, str] = {}
-    paths = dict.fromkeys(folder.options.captions_json for folder in folders)
-    for path in paths:
-        if path is not None:
-            users = [folder for folder in folders if folder.options.captions_json == path]
-            found |= match_captions(read_caption_table(path), path.parent, users)
+    users: dict[Path, list[Folder]] = {}
+    for folder in folders:
+        table = folder.options.captions_json
+        if folder.listed is not None and folder.listed.path == table:
+            found |= {folder.prefix + image.name: text for image, text in folder.listed.captions.items()}
+        elif table is not None:
+            users.setdefault(table, []).append(folder)
+    for path, group in users.items():
+        found |= match_captions(read_caption_table(path), path.parent, group)
     return found
 
 
@@ -59,28 +62,39 @@ def match_captions(table: Mapping[str, str], root: Path, folders: Sequence[Folde
     Returns:
         Name in the data set to caption.
     """
+    captions: dict[str, str] = {}
+    rest: list[tuple[str, Path]] = []
+    place = name_key(str(root.absolute()))
+    for folder in folders:
+        above = name_key(str(folder.path.absolute()))
+        below = f"{above}/".removeprefix(f"{place}/")
+        for path in folder.listing.images:
+            name = name_key(path.name)
+            names = (name, without_suffix(name))
+            exact = (start + end for start in (below, f"{above}/", folder.prefix) for end in names)
+            if (key := next((key for key in exact if key in table), None)) is None:
+                rest.append((folder.prefix + path.name, path))
+            else:
+                captions[folder.prefix + path.name] = table[key]
+    return captions | _match_ends(table, rest, folders) if rest else captions
+
+
+def _match_ends(
+    table: Mapping[str, str], images: Sequence[tuple[str, Path]], folders: Sequence[Folder]
+) -> dict[str, str]:
+    """Give images the row that names an end of their path, the longest, if no other image has that end."""
     longest = max((key.count("/") + 1 for key in table), default=0)
-    images = [(folder.prefix + path.name, path) for folder in folders for path in folder.listing.images]
     claims: dict[str, set[Path]] = {}
-    for _, path in images:
+    for path in (path for folder in folders for path in folder.listing.images):
         for key in _ends(path, longest):
             if key in table:
                 claims.setdefault(key, set()).add(path)
-    captions = {}
+    found = {}
     for name, path in images:
-        exact = (key for key in _exact(name, path, root) if key in table)
-        sole = (key for key in _ends(path, longest) if key in table and len(claims[key]) == 1)
-        if (best := next(chain(exact, sole), None)) is not None:
-            captions[name] = table[best]
-    return captions
-
-
-def _exact(name: str, path: Path, root: Path) -> Iterator[str]:
-    """Name an image in the ways that leave no doubt."""
-    absolute, place = name_key(str(path.absolute())), name_key(str(root.absolute()))
-    for key in (absolute, absolute.removeprefix(f"{place}/"), name_key(name)):
-        yield key
-        yield without_suffix(key)
+        sole = next((key for key in _ends(path, longest) if len(claims.get(key, ())) == 1), None)
+        if sole is not None:
+            found[name] = table[sole]
+    return found
 
 
 def _ends(path: Path, longest: int) -> Iterator[str]:

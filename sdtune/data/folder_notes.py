@@ -35,15 +35,20 @@ def describe_repeats(folders: Sequence[Folder], is_one_of_several: bool) -> list
     ]
 
 
-def describe_left_out(tree: Tree) -> list[str]:
-    """Name what is not trained on, by reason, with the number of images in it; count files that are of no use."""
+def describe_left_out(tree: Tree, prefix: str) -> list[str]:
+    """Name what is not trained on, by reason, with the number of images in it; count files that are of no use.
+
+    Args:
+        tree: What was found.
+        prefix: What the names of its folders begin with.
+    """
     by_reason = defaultdict[str, list[LeftOut]](list)
     for other in tree.left_out:
         if other.count or other.is_link:
             by_reason[other.reason].append(other)
     notes = []
     for reason, others in by_reason.items():
-        names = shorten([other.name for other in others])
+        names = shorten([f"{prefix}{other.name}" for other in others])
         use = f"; to use them as such, set regularization.path={others[0].path}" if reason == REGULARIZATION else ""
         notes.append(f"left out: {sum(other.count for other in others)} images in {names}, {reason}{use}")
     strays = Counter[str]()

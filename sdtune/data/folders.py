@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sdtune.config.data import DataOptions
     from sdtune.data.listing import Listing
-    from sdtune.data.tree import LeftOut, Place
+    from sdtune.data.tree import LeftOut, Listed, Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Folder:
         own: Its own options, when it came from `data.subsets`.
         listing: Its files.
         is_numbered: A name says how often its images are repeated: its own, or that of a folder it lies in.
-        masks: Image to mask, where a list of images names them.
+        listed: What a list of images says of its images; None: they come from no list.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Folder:
     own: SubsetOptions | None
     listing: Listing
     is_numbered: bool
-    masks: Mapping[Path, Path] = field(default_factory=dict)
+    listed: Listed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +153,8 @@ def _read_root(root: _Root, reserved: Mapping[Path, str]) -> tuple[list[Folder],
     places = [place for place in tree.places if place.count]
     if not places:
         raise _no_images(root.path, tree.left_out)
-    if tree.captions is not None and root.options.captions == "auto":
-        captions = {"captions": "json", "captions_json": tree.captions}
+    if root.options.captions == "auto" and any(place.listed and place.listed.captions for place in places):
+        captions = {"captions": "json", "captions_json": root.path}
         root = replace(root, options=root.options.model_copy(update=captions))
     problems, folders = Problems(DataError), list[Folder]()
     _refuse_empty(tree, problems)
@@ -166,7 +166,7 @@ def _read_root(root: _Root, reserved: Mapping[Path, str]) -> tuple[list[Folder],
     inner = [f"all images of {root.path} lie in {'/'.join(shared)}"] if shared else []
     unsaid = [folder for folder, place in zip(folders, places, strict=True) if place.repeats is None]
     repeats = [] if root.own and root.own.repeats else describe_repeats(unsaid, len(folders) > 1)
-    return folders, [*inner, *tree.notes, *repeats, *describe_left_out(tree)]
+    return folders, [*inner, *tree.notes, *repeats, *describe_left_out(tree, root.prefix)]
 
 
 def _read_tree(root: _Root, reserved: Mapping[Path, str]) -> Tree:
@@ -177,6 +177,10 @@ def _read_tree(root: _Root, reserved: Mapping[Path, str]) -> Tree:
             return walk(unpack(path, cache), reserved)
         if path.suffix.lower() in LIST_SUFFIXES:
             return read_manifest(path)
+        if path.suffix.lower() == ".toml":
+            raise DataError(
+                f"{path} is a dataset file, and cannot stand here", hint="give it as data.path of a training"
+            )
         raise DataError(f"{path} is a file, not a folder of images", hint=f"give its folder: {path.parent}")
     if not path.is_dir():
         raise DataError(f"no folder {path}", hint="check the path")
@@ -226,7 +230,7 @@ def _folder(place: Place, root: _Root, above: int) -> Folder:
         own=own,
         listing=place.listing,
         is_numbered=said is not None,
-        masks=place.masks,
+        listed=place.listed,
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune.config.subsets import MAX_REPEATS
 from sdtune.data.listing import IMAGE_SUFFIXES, shorten
-from sdtune.errors import DataError, PlatformError, Problems
+from sdtune.errors import DataError, PlatformError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -83,21 +83,21 @@ def read_list(path: Path, where: str = "") -> ImageList:
         raise DataError(f"no file {path}", where=where, hint="check the path")
     if path.stat().st_size > MAX_LIST_BYTES:
         raise DataError(f"{path} is larger than {MAX_LIST_BYTES >> 30} GiB", where=where, hint="split the data set")
-    problems, images, columns = Problems(DataError), [], Counter[str]()
-    failures = 0
-    for place, fields in _rows(path):
-        columns.update(fields.keys())
+    images: list[ListedImage] = []
+    columns: set[str] = set()
+    problems: list[Problem] = []
+    for place, fields in _readable(path):
+        columns.update(fields)
         try:
             images.append(_listed(fields, f"{path}, {place}"))
         except DataError as error:
-            failures += 1
-            with problems.collect():
-                raise error
-            if failures == _MOST_PROBLEMS:
+            problems.extend(error.problems)
+            if len(problems) == _MOST_PROBLEMS:
                 break
-    problems.raise_if_any()
-    _refuse_same_names((entry.name for entry in images), path)
-    return ImageList(images=tuple(images), unread=tuple(sorted(columns.keys() - set(_KNOWN))))
+    if problems:
+        raise DataError(problems=problems)
+    _refuse_same_names((image.name for image in images), path)
+    return ImageList(images=tuple(images), unread=tuple(sorted(columns - set(_KNOWN))))
 
 
 def name_key(name: str) -> str:
@@ -109,6 +109,13 @@ def without_suffix(name: str) -> str:
     """Leave out an image's suffix, and no other: `a.b.jpg` becomes `a.b`, and stays that."""
     stem, suffix = posixpath.splitext(name)
     return stem if suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _readable(path: Path) -> Iterator[_Row]:
+    try:
+        yield from _rows(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
 
 
 def _rows(path: Path) -> Iterator[_Row]:
@@ -165,7 +172,7 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", {**dict.fromkeys(names), **row}
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise DataError(f"{path} is not Parquet: {error}", hint="write it anew") from None
 
 

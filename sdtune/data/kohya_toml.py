@@ -89,6 +89,8 @@ def _load(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # of TOML, and of UTF-8
         raise ConfigError(f"{path} is not TOML: {error}", hint="mend it") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
 
 
 def _table(value: Any, place: str, problems: Problems) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdtune.data.image_lists import ListedImage, name_key, read_list, without_suffix
 from sdtune.data.listing import Listing, list_folder, natural_key, shorten
-from sdtune.data.tree import Place, Tree
+from sdtune.data.tree import Listed, Place, Tree
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ def read_manifest(path: Path) -> Tree:
     if missing:
         problems.add(f"{path} names {len(missing)} images that are not there: {shorten(missing)}", hint="mend the list")
     problems.raise_if_any()
-    has_captions = any(row.caption is not None for row in table.images)
     notes = [*_describe(table.images, beside, path), *_describe_columns(table.unread, path)]
-    return Tree(places=tuple(places), left_out=(), notes=tuple(notes), captions=path if has_captions else None)
+    return Tree(places=tuple(places), left_out=(), notes=tuple(notes))
 
 
 def _locate(name: str, manifest: Path) -> Path:
@@ -119,7 +118,11 @@ def _group(
             repeats=group.repeats,
             weight=1.0 if group.weight is None else group.weight,
             label=_label(group) if len(groups) > 1 else "",
-            masks={found[row.name]: _mask(row.mask, manifest) for row in own if row.mask is not None},
+            listed=Listed(
+                path=manifest,
+                captions={found[row.name]: row.caption for row in own if row.caption is not None},
+                masks={found[row.name]: _mask(row.mask, manifest) for row in own if row.mask is not None},
+            ),
         )
         for group, own in sorted(groups.items(), key=lambda item: tuple(value or 0.0 for value in item[0]))
     ]

@@ -17,7 +17,7 @@ from sdtune.data.types import MaskFile
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -71,9 +71,9 @@ def find_masks(
     read: dict[Path, _MaskFolder] = {}
     times: Counter[tuple[Path, int]] = Counter()
     for folder, own in zip(folders, sizes, strict=True):
-        if folder.masks:
+        if folder.listed and folder.listed.masks:
             with problems.collect():
-                columns.append(_listed(folder, own))
+                columns.append(_listed(folder.listing.images, folder.listed.masks, own))
             continue
         if (place := _mask_folder(folder, options)) is None:
             columns.append(MaskColumn.of([None] * len(own)))
@@ -95,11 +95,11 @@ def find_masks(
     return columns, notes
 
 
-def _listed(folder: Folder, sizes: SizeColumn) -> MaskColumn:
+def _listed(images: Files, masks: Mapping[Path, Path], sizes: SizeColumn) -> MaskColumn:
     """Read the masks that a list of images names."""
     problems, found = Problems(DataError), list[MaskFile | None]()
-    for row, image in enumerate(folder.listing.images):
-        mask = folder.masks.get(image)
+    for row, image in enumerate(images):
+        mask = masks.get(image)
         with problems.collect():
             found.append(None if mask is None else _read_mask(mask, sizes[row], image))
     problems.raise_if_any()

@@ -69,7 +69,7 @@ def _check(file: TarFile, tar: Path) -> list[TarInfo]:
 
 def _safe_path(member: TarInfo, tar: Path) -> PurePosixPath:
     path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.name:
+    if path.is_absolute() or ".." in path.parts or set("\\\0") & set(member.name):
         raise DataError(f"{tar}: {member.name!r:.80} leads out of it", hint="do not use this file")
     if not (member.isdir() or member.isreg()) or member.issparse():
         raise DataError(f"{tar}: {member.name!r:.80} is neither a file nor a folder", hint="pack the files themselves")

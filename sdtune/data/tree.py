@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdtune.data.listing import IMAGE_SUFFIXES, is_folder, list_folder, scan_entries, suffix_of
@@ -24,6 +24,21 @@ _BARE_NUMBER = re.compile(r"[1-9]\d{0,2}")  # 10, and neither 2023 nor 007, whic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """What a list of images says of those of one folder.
+
+    Attributes:
+        path: The list.
+        captions: Image to caption, of those that have one in it.
+        masks: Image to mask, of those that have one in it.
+    """
+
+    path: Path
+    captions: Mapping[Path, str]
+    masks: Mapping[Path, Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """A folder with images, as it was found.
 
@@ -34,7 +49,7 @@ class Place:
         repeats: Visits of each image in an epoch, where a list of images says so.
         weight: Weight of their loss, where a list of images says so.
         label: What tells it from another place with the same path.
-        masks: Image to mask, where a list of images names them.
+        listed: What a list of images says of them; None: they come from no list.
     """
 
     path: Path
@@ -43,7 +58,7 @@ class Place:
     repeats: float | None = None
     weight: float = 1.0
     label: str = ""
-    masks: Mapping[Path, Path] = field(default_factory=dict)
+    listed: Listed | None = None
 
     @property
     def count(self) -> int:
@@ -78,13 +93,11 @@ class Tree:
         places: All that were entered, also those without images; the root first, then its folders in natural order.
         left_out: Folders that were not.
         notes: What else a user should know.
-        captions: The list of images that has their captions too; None: there is none.
     """
 
     places: tuple[Place, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...] = ()
-    captions: Path | None = None
 
 
 def walk(root: Path, reserved: Mapping[Path, str], parts: tuple[str, ...] = (), *, subfolders: bool = True) -> Tree:

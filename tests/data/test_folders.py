@@ -92,6 +92,20 @@ def test_a_numbered_folder_without_images_is_an_error(tmp_path):
         found(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("1.png", "is a file, not a folder of images; give its folder"),
+        ("a.toml", "is a dataset file"),
+        ("b", "no folder"),
+    ],
+)
+def test_what_is_no_place_for_images_is_an_error(tmp_path, name, message):
+    touch(tmp_path, "1.png", "a.toml")
+    with pytest.raises(DataError, match=message):
+        subsets({"path": tmp_path / name})
+
+
 def test_a_place_without_images_is_an_error_that_says_what_images_are(tmp_path):
     touch(tmp_path, "1.txt")
     with pytest.raises(DataError, match=r"no images in .*; images are .*\.png"):
@@ -224,7 +238,7 @@ def test_a_folder_that_is_named_itself_is_not_read_with_the_one_around_it(tmp_pa
     touch(tmp_path, "set/1_a/1.png", "set/2_b/1.png")
     folders, notes = subsets({"path": tmp_path / "set"}, {"path": tmp_path / "set/2_b", "repeats": 7})
     assert [(f.name, f.repeats) for f in folders] == [("set/1_a", 1), ("2_b", 7)]
-    assert notes == ["left out: 1 images in 2_b, named in data.subsets itself"]
+    assert notes == ["left out: 1 images in set/2_b, named in data.subsets itself"]
 
 
 def test_one_folder_may_be_trained_at_several_resolutions(tmp_path):

@@ -78,7 +78,7 @@ def test_names_of_folders_say_no_repeats_and_none_in_them_is_read(tmp_path):
     options, _ = expand(tmp_path, f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{tmp_path / "10_dog"}"')
     index = build_index(options.data)
     assert [(record.name, record.subset.repeats) for record in index.images] == [("10_dog/00.png", 1)]
-    assert "left out: 1 images in old, a folder inside" in index.notes
+    assert "left out: 1 images in 10_dog/old, a folder inside" in index.notes
 
 
 # Every option

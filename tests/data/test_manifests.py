@@ -182,6 +182,14 @@ def test_parquet_takes_its_extra(tmp_path, monkeypatch):
         read(tmp_path / "m.parquet")
 
 
+def test_parquet_whose_text_is_no_utf_8_is_an_error(tmp_path):
+    write(tmp_path / "m.parquet", [{"path": "a/00.png", "caption": "caption"}])
+    data = (tmp_path / "m.parquet").read_bytes()
+    (tmp_path / "m.parquet").write_bytes(data.replace(b"a/00", b"\xff/00"))
+    with pytest.raises(DataError, match="is not Parquet"):
+        read(tmp_path / "m.parquet")
+
+
 def test_damaged_parquet_is_an_error(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "m.parquet").write_bytes(b"PAR1 and no more")

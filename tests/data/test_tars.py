@@ -1,5 +1,6 @@
 import io
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -75,15 +76,25 @@ def test_a_tar_is_unpacked_once_and_anew_when_it_changes(tmp_path):
     assert unpack(pack(tar, shard(2)), tmp_path / "cache") != first
 
 
+def test_several_processes_may_unpack_one_tar_at_once(tmp_path):
+    tar = pack(tmp_path / "set.tar", shard(1) | shard(2))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: unpack(tar, tmp_path / "cache"), range(4)))
+    assert len(set(found)) == 1
+    assert sorted(path.name for path in found[0].iterdir()) == ["0001.png", "0001.txt", "0002.png", "0002.txt"]
+    assert not list((tmp_path / "cache").rglob(".sdtune-*"))
+
+
 def test_only_images_and_captions_are_unpacked(tmp_path):
     folder = unpack(pack(tmp_path / "set.tar", {**shard(1), "run.sh": b"rm", "a/b/2.jpg": b"2"}), tmp_path / "cache")
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert files == ["0001.png", "0001.txt", "a/b/2.jpg"]
 
 
-def kind(letter, link="/etc/passwd"):
+def kind(letter, link="/etc/passwd", path=None):
     info = tarfile.TarInfo()
     info.type, info.linkname = letter, link
+    info.pax_headers = {"path": path} if path else {}
     return info
 
 
@@ -94,6 +105,7 @@ def kind(letter, link="/etc/passwd"):
         ({"a/../../1.png": b""}, "leads out of it"),
         ({"/tmp/1.png": b""}, "leads out of it"),
         ({"a\\..\\1.png": b""}, "leads out of it"),
+        ({"1.png": kind(tarfile.REGTYPE, path="1\0.png")}, "leads out of it"),
         ({"1.png": kind(tarfile.SYMTYPE)}, "neither a file nor a folder"),
         ({"1.png": kind(tarfile.LNKTYPE)}, "neither a file nor a folder"),
         ({"1.png": kind(tarfile.CHRTYPE)}, "neither a file nor a folder"),

@@ -170,3 +170,25 @@ def test_p1_a_run_begins_whichever_folder_is_named(plan, tmp_path, level):
     assert code == 0
     assert "images       4 (10_zwx dog: 4 x 10 repeats)" in said
     assert "40 visits in batches of 1 = 40 batches an epoch" in said
+
+
+@pytest.mark.slow
+def test_p1_many_folders_take_one_line(plan, tmp_path):
+    for number in range(12):
+        write_images(tmp_path / "set" / f"2_x{number}", 1)
+    _, said, _ = plan(tmp_path / "set")
+    (line,) = [line for line in said.splitlines() if line.startswith("images ")]
+    assert line.count("x 2 repeats") == 7
+    assert line.endswith("; and 5 more folders)")
+
+
+@pytest.mark.slow
+def test_p1_kohyas_dataset_file_is_a_place_too(plan, tmp_path):
+    write_images(tmp_path / "dogs", 3)
+    text = f'[[datasets]]\nbatch_size = 1\n[[datasets.subsets]]\nimage_dir = "{tmp_path / "dogs"}"\nnum_repeats = 4\n'
+    (tmp_path / "my set.toml").write_text(text)
+    code, said, _ = plan(tmp_path / "my set.toml")
+    assert code == 0
+    assert "run          my set-lora:" in said
+    assert "images       3 (dogs: 3 x 4 repeats)" in said
+    assert "note: my set.toml: no enable_bucket, so buckets are on as data.buckets says" in said
