@@ -68,8 +68,9 @@ def _headline(report: BucketReport) -> str:
     resolutions = _once(str(cost.options.resolution) for cost in report.images)
     batches = _once(str(bucket.batch_size) for bucket in report.buckets)
     crops = _once(cost.options.crop for cost in report.images)
+    count = len({bucket.size for bucket in report.buckets})
     return (
-        f"{len(report.images)} images at {resolutions} in {len({bucket.size for bucket in report.buckets})} buckets, "
+        f"{len(report.images)} images at {resolutions} in {count} bucket{'s' * (count != 1)}, "
         f"batches of {batches}, crop {crops}: {report.crop:.1%} of the pixels is cut away"
     )
 
