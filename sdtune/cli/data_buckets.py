@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sdtune.data.bucket_report import BucketReport
     from sdtune.plugins import Registry
 
+DEMO = "demo"
 USUAL_RESOLUTION = "512"
 _NOT_OURS = ("output", "webui-dir", "comfyui-dir", "name", "steps", "epochs", "lr", "precision", "seed")
 
@@ -59,10 +60,11 @@ def buckets(ctx: click.Context, /, *, as_json: bool, picture: Path | None, overw
 
 def _with_resolution(loaded: Loaded, registry: Registry) -> CoreOptions:
     """Fill in the resolution of the model that was named, of which only headers are read, or the usual one."""
-    options = loaded.options
+    options, path = loaded.options, loaded.tree.find(("data", "path"))
     if options.data.resolution is not None:
         return options
-    if loaded.origins["model.path"] == DEFAULT:
+    is_demo = path is not None and path.value == DEMO  # images for the model that is there unasked
+    if loaded.origins["model.path"] == DEFAULT and not is_demo:
         return options.model_copy(update={"data": options.data.model_copy(update={"resolution": USUAL_RESOLUTION})})
     from sdtune.train.assembly import open_base, with_native_resolution
 

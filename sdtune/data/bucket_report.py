@@ -5,22 +5,39 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sdtune.data.bucket_rules import target_area
-from sdtune.data.buckets import LOW_AREA_SHARE, crop_share, enlargement, settle_geometry
+from sdtune.data.buckets import settle_geometry
+from sdtune.data.check.finding import DefectKind, Finding
 from sdtune.data.listing import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from sdtune.config.buckets import BucketOptions
     from sdtune.config.data import DataOptions
     from sdtune.data.types import ImageRecord, Placement, Size
 
-    Flaw = Literal["low-area", "enlarged", "heavy-crop"]
-
+LOW_AREA_SHARE = 0.8
 MOST_ENLARGEMENT = 1.5
 MOST_CROP_SHARE = 0.25
+
+STARVATION = DefectKind(
+    name="bucket-starvation",
+    severity="warning",
+    why="batches of this bucket are never full, so its images weigh more than others",
+)
+LOW_AREA = DefectKind(
+    name="low-area", severity="warning", why="the model sees fewer pixels than it was made for, and learns less detail"
+)
+UPSCALED = DefectKind(
+    name="upscaled", severity="warning", why="an image that is enlarged is blurred, and the blur is learned"
+)
+HEAVY_CROP = DefectKind(
+    name="heavy-crop", severity="warning", why="what is cut away is not learned, and the caption may still name it"
+)
+KINDS = (STARVATION, LOW_AREA, UPSCALED, HEAVY_CROP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +48,13 @@ class ImageCost:
         record: The image.
         placement: How it is placed.
         options: Options by which it is.
+        batch_size: Images in a batch of its folder.
     """
 
     record: ImageRecord
     placement: Placement
     options: DataOptions
+    batch_size: int
 
     @property
     def scale(self) -> float:
@@ -58,14 +77,14 @@ class ImageCost:
         return math.prod(self.placement.bucket) / target_area(self.options)
 
     @property
-    def flaws(self) -> tuple[Flaw, ...]:
-        """What is wrong: below 0.8 of the area, enlarged more than 1.5 times, more than a quarter cut away."""
-        wrong: dict[Flaw, bool] = {
-            "low-area": self.area < LOW_AREA_SHARE,
-            "enlarged": self.scale > MOST_ENLARGEMENT,
-            "heavy-crop": self.crop > MOST_CROP_SHARE,
+    def defects(self) -> tuple[DefectKind, ...]:
+        """What is wrong with it, on its own."""
+        wrong = {
+            LOW_AREA: self.area < LOW_AREA_SHARE,
+            UPSCALED: self.scale > MOST_ENLARGEMENT,
+            HEAVY_CROP: self.crop > MOST_CROP_SHARE,
         }
-        return tuple(flaw for flaw, is_so in wrong.items() if is_so)
+        return tuple(kind for kind, is_so in wrong.items() if is_so)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +119,7 @@ class BucketReport:
     """What the buckets cost.
 
     Attributes:
-        buckets: Each bucket, by size; twice where folders of one have batches of different sizes.
+        buckets: Each bucket, by size.
         images: Each image, in the order of the data set.
     """
 
@@ -113,37 +132,29 @@ class BucketReport:
         kept = sum(math.prod(cost.placement.bucket) for cost in self.images)
         return 1 - kept / sum(math.prod(cost.placement.resized) for cost in self.images)
 
-    def notes(self) -> list[str]:
-        """Tell what is wrong, one line for each kind of flaw, with the worst of it."""
-        starving = [f"{it.size} ({it.visits} of {it.batch_size})" for it in self.buckets if it.is_starving]
-        notes = [
-            f"{_count(starving, 'bucket')} with fewer visits an epoch than a batch holds: {shorten(starving)}"
-        ] * bool(starving)
-        if low := self._worst_first("low-area", lambda cost: cost.area):
-            notes.append(
-                f"{_count(low, 'image')} in buckets below {LOW_AREA_SHARE:.0%} of the area that is meant, least "
-                f"{low[0].area:.0%}: {low[0].record.name} in {low[0].placement.bucket}"
-            )
-        if grown := self._worst_first("enlarged", lambda cost: -cost.scale):
-            notes.append(
-                f"{_count(grown, 'image')} enlarged more than {MOST_ENLARGEMENT:g} times, most "
-                f"{grown[0].scale:.1f} times: {grown[0].record.name}"
-            )
-        if cut := self._worst_first("heavy-crop", lambda cost: -cost.crop):
-            notes.append(
-                f"{_count(cut, 'image')} of which more than {MOST_CROP_SHARE:.0%} is cut away, most "
-                f"{cut[0].crop:.0%}: {cut[0].record.name}"
-            )
-        return notes
+    def findings(self) -> tuple[Finding, ...]:
+        """List what is wrong: starving buckets and buckets of low area one by one, then images one by one."""
+        names: dict[tuple[Size, int], list[str]] = defaultdict(list)
+        low: dict[Size, list[ImageCost]] = defaultdict(list)
+        for cost in self.images:
+            names[cost.placement.bucket, cost.batch_size].append(str(cost.record.path))
+            if LOW_AREA in cost.defects:
+                low[cost.placement.bucket].append(cost)
+        starving = [_starving(it, names[it.size, it.batch_size]) for it in self.buckets if it.is_starving]
+        return (*starving, *(_low(low[size]) for size in sorted(low)), *self._image_findings())
 
-    def _worst_first(self, flaw: Flaw, rank: Callable[[ImageCost], float]) -> list[ImageCost]:
-        return sorted((cost for cost in self.images if flaw in cost.flaws), key=rank)
+    def _image_findings(self) -> Iterator[Finding]:
+        for cost in self.images:
+            if UPSCALED in cost.defects:
+                yield _upscaled(cost)
+            if HEAVY_CROP in cost.defects:
+                yield _heavy_crop(cost)
 
 
 def report_buckets(
     images: Sequence[ImageRecord], placements: Sequence[Placement], options: DataOptions, *, batch_size: int = 1
 ) -> BucketReport:
-    """Sum up what the placements do to the images (at least one).
+    """Sum up what the placements do to the images.
 
     Args:
         images: The data set's images.
@@ -152,7 +163,8 @@ def report_buckets(
         batch_size: Images in a batch, for folders that have no own.
     """
     pairs = list(zip(images, placements, strict=True))
-    settled = settle_geometry({record.subset.name: record.subset for record, _ in pairs}.values(), options)
+    subsets = {record.subset.name: record.subset for record, _ in pairs}
+    settled = settle_geometry(subsets.values(), options)
     visits: dict[tuple[Size, int], float] = defaultdict(float)
     counts: Counter[tuple[Size, int]] = Counter()
     for record, placement in pairs:
@@ -165,11 +177,102 @@ def report_buckets(
             for (size, batch), times in sorted(visits.items())
         ),
         images=tuple(
-            ImageCost(record=record, placement=placement, options=settled[record.subset.name])
+            ImageCost(
+                record=record,
+                placement=placement,
+                options=settled[record.subset.name],
+                batch_size=record.subset.batch_size or batch_size,
+            )
             for record, placement in pairs
         ),
     )
 
 
+def bucket_notes(report: BucketReport) -> list[str]:
+    """Tell what is wrong, one line for each kind of defect, with the worst of it."""
+    notes = []
+    if starving := [bucket for bucket in report.buckets if bucket.is_starving]:
+        sizes = shorten([f"{bucket.size} ({bucket.visits} of {bucket.batch_size})" for bucket in starving])
+        notes.append(f"{_count(starving, 'bucket')} with fewer visits an epoch than a batch holds: {sizes}")
+    costs = {
+        kind: [cost for cost in report.images if kind in cost.defects] for kind in (LOW_AREA, UPSCALED, HEAVY_CROP)
+    }
+    if low := costs[LOW_AREA]:
+        worst = min(low, key=lambda cost: cost.area)
+        notes.append(
+            f"{_count(low, 'image')} in buckets below {LOW_AREA_SHARE:.0%} of the area that is meant, least "
+            f"{worst.area:.0%}: {worst.record.name} in {worst.placement.bucket}"
+        )
+    if upscaled := costs[UPSCALED]:
+        worst = max(upscaled, key=lambda cost: cost.scale)
+        notes.append(
+            f"{_count(upscaled, 'image')} enlarged more than {MOST_ENLARGEMENT:g} times, most {worst.scale:.1f} times: "
+            f"{worst.record.name}"
+        )
+    if cut := costs[HEAVY_CROP]:
+        worst = max(cut, key=lambda cost: cost.crop)
+        notes.append(
+            f"{_count(cut, 'image')} of which more than {MOST_CROP_SHARE:.0%} is cut away, most {worst.crop:.0%}: "
+            f"{worst.record.name}"
+        )
+    return notes
+
+
+def crop_share(placement: Placement) -> float:
+    """Share of the resized image that is cut away, in [0, 1)."""
+    return 1 - math.prod(placement.bucket) / math.prod(placement.resized)
+
+
+def enlargement(size: Size, placement: Placement) -> float:
+    """Factor by which the sides of an image of a size grow; below 1 it shrinks."""
+    return math.sqrt(math.prod(placement.resized) / math.prod(size))
+
+
 def _count(things: Sequence[object], word: str) -> str:
     return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+
+
+def _starving(bucket: BucketCost, names: Sequence[str]) -> Finding:
+    return Finding(
+        kind=STARVATION,
+        place=shorten(names),
+        message=f"bucket {bucket.size} has {bucket.visits} visits an epoch, a batch holds {bucket.batch_size}",
+        remedy="crop them to a common shape, add images of this shape, raise repeats, or set fewer buckets with "
+        "data.buckets.rule=ratios data.buckets.num_bucket=N",
+    )
+
+
+def _low(costs: Sequence[ImageCost]) -> Finding:
+    worst = min(costs, key=lambda cost: cost.area)
+    return Finding(
+        kind=LOW_AREA,
+        place=shorten([str(cost.record.path) for cost in costs]),
+        message=f"bucket {worst.placement.bucket} has {worst.area:.0%} of the pixels that are meant",
+        remedy=_more_area(worst.options.buckets),
+    )
+
+
+def _more_area(options: BucketOptions) -> str:
+    if options.enabled and options.no_upscale:
+        return "use larger images, or a lower data.resolution"
+    if options.enabled and options.rule == "fixed":
+        return "add a larger size of this shape to data.buckets.sizes"
+    return "crop it to a less narrow shape, or raise data.buckets.max_px and lower data.buckets.min_px"
+
+
+def _upscaled(cost: ImageCost) -> Finding:
+    return Finding(
+        kind=UPSCALED,
+        place=str(cost.record.path),
+        message=f"{cost.record.size} is enlarged {cost.scale:.1f} times to bucket {cost.placement.bucket}",
+        remedy="use a larger original, leave it out, or set data.buckets.no_upscale=true",
+    )
+
+
+def _heavy_crop(cost: ImageCost) -> Finding:
+    return Finding(
+        kind=HEAVY_CROP,
+        place=str(cost.record.path),
+        message=f"{cost.crop:.0%} of {cost.record.size} is cut away for bucket {cost.placement.bucket}",
+        remedy="cut it yourself, set data.crop=focal, or allow buckets of its shape",
+    )

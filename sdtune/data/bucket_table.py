@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sdtune.data.bucket_report import bucket_notes
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -20,7 +22,7 @@ def to_lines(report: BucketReport) -> Iterator[str]:
     yield ""
     costs = sorted(report.images, key=lambda cost: cost.placement.bucket)  # stable: then as in the data set
     yield from _table(("image", "size", "bucket", "scale", "crop", "pixels lost"), [_image_row(cost) for cost in costs])
-    if notes := report.notes():
+    if notes := bucket_notes(report):
         yield ""
         yield from (f"note: {note}" for note in notes)
 
@@ -31,7 +33,7 @@ def to_document(report: BucketReport) -> dict[str, Any]:
         "crop": round(report.crop, 6),
         "buckets": [_bucket_values(bucket) for bucket in report.buckets],
         "images": [_image_values(cost) for cost in report.images],
-        "notes": report.notes(),
+        "notes": bucket_notes(report),
     }
 
 
@@ -60,7 +62,7 @@ def _image_values(cost: ImageCost) -> dict[str, Any]:
         "crop": round(cost.crop, 6),
         "lost_px": cost.lost_px,
         "area": round(cost.area, 6),
-        "flaws": list(cost.flaws),
+        "defects": [kind.name for kind in cost.defects],
     }
 
 
@@ -68,8 +70,9 @@ def _headline(report: BucketReport) -> str:
     resolutions = _once(str(cost.options.resolution) for cost in report.images)
     batches = _once(str(bucket.batch_size) for bucket in report.buckets)
     crops = _once(cost.options.crop for cost in report.images)
+    count = len({bucket.size for bucket in report.buckets})
     return (
-        f"{len(report.images)} images at {resolutions} in {len({bucket.size for bucket in report.buckets})} buckets, "
+        f"{len(report.images)} images at {resolutions} in {count} bucket{'s' * (count != 1)}, "
         f"batches of {batches}, crop {crops}: {report.crop:.1%} of the pixels is cut away"
     )
 
@@ -91,7 +94,7 @@ def _image_row(cost: ImageCost) -> tuple[str, ...]:
         f"{cost.scale:.2f}",
         f"{cost.crop:.1%}",
         f"{cost.lost_px:,}",
-        ", ".join(cost.flaws),
+        ", ".join(kind.name for kind in cost.defects),
     )
 
 

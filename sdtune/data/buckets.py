@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     Geometry = tuple[Size, BucketOptions]
 
-LOW_AREA_SHARE = 0.8
-"""A bucket below this share of the resolution's area is told."""
-
 
 def place_images(
     images: Sequence[ImageRecord], options: DataOptions, *, shapes_from: Sequence[ImageRecord] | None = None
@@ -128,16 +125,6 @@ def place_own(size: Size, resolution: Size, step_px: int) -> Placement:
     bucket = Size(max(step_px, floor_to(resized.width, step_px)), max(step_px, floor_to(resized.height, step_px)))
     fits = bucket.width <= resized.width and bucket.height <= resized.height
     return _crop_middle(resized, bucket) if fits else place(size, bucket)
-
-
-def crop_share(placement: Placement) -> float:
-    """Share of the resized image that is cut away, in [0, 1)."""
-    return 1 - math.prod(placement.bucket) / math.prod(placement.resized)
-
-
-def enlargement(size: Size, placement: Placement) -> float:
-    """Factor by which the sides of an image of a size grow; below 1 it shrinks."""
-    return math.sqrt(math.prod(placement.resized) / math.prod(size))
 
 
 def _crop_middle(resized: Size, bucket: Size) -> Placement:

@@ -59,7 +59,7 @@ def _cell(cost: ImageCost, alpha_color: str) -> Image.Image:
     cell = Image.new("RGB", (CELL_PX, CELL_PX + LABEL_PX), _PAPER)
     picture = Image.fromarray(decode(cost.record.path, alpha_color))
     picture.thumbnail((CELL_PX, CELL_PX), Image.Resampling.BOX)
-    color = _BAD if cost.flaws else _FINE
+    color = _BAD if cost.defects else _FINE
     cell.paste(_outlined(picture, cost.placement, color), ((CELL_PX - picture.width) // 2, CELL_PX - picture.height))
     pen = ImageDraw.Draw(cell)
     text = f"{cost.placement.bucket}  x{cost.scale:.2f}  cut {cost.crop:.0%}"

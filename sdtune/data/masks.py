@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +18,12 @@ if TYPE_CHECKING:
 
     from sdtune.data.cache import LatentItem
 
-MOST_KEPT = 2000
 _PLAIN = MaskOptions()
 _WHITE = 255
 
 
 class LossMasks:
-    """Weights over pictures, of which the last 2,000 are kept in memory.
+    """Weights over pictures, computed once for each and kept in memory.
 
     Args:
         latent_factor: Pixels per latent, each way.
@@ -37,7 +35,7 @@ class LossMasks:
         self._factor = latent_factor
         self._options = options
         self._uses_alpha = uses_alpha
-        self._mask = lru_cache(maxsize=MOST_KEPT)(self._make)  # crops that are drawn never come again
+        self._known: dict[LatentItem, Tensor] = {}
 
     def get(self, items: Sequence[LatentItem]) -> Tensor:
         """Give the weights of items of one bucket: (B, 1, h, w) float32.
@@ -47,8 +45,10 @@ class LossMasks:
         """
         return torch.stack([self._mask(item) for item in items])
 
-    def _make(self, item: LatentItem) -> Tensor:
-        return torch.from_numpy(self._weights(item))[None]
+    def _mask(self, item: LatentItem) -> Tensor:
+        if item not in self._known:
+            self._known[item] = torch.from_numpy(self._weights(item))[None]
+        return self._known[item]
 
     def _weights(self, item: LatentItem) -> NDArray[np.float32]:
         record, placement = item.record, item.placement

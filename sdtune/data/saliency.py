@@ -21,7 +21,7 @@ def saliency(picture: NDArray[np.uint8]) -> Plane:
     """Weigh each place of a picture by how much it draws the eye.
 
     The distance of a place's colour from the picture's mean colour (Achanta et al. 2009), times the root of the slopes
-    of brightness around it, a little less towards the border. What is below the mean weighs nothing. A picture goes on
+    of colour around it, a little less towards the border. What is below the mean weighs nothing. A picture goes on
     beyond its border as it is there, so the border itself is no edge.
 
     Args:
@@ -34,7 +34,8 @@ def saliency(picture: NDArray[np.uint8]) -> Plane:
     light, red_green, yellow_blue = (red + green + blue) / 3, red - green, (red + green) / 2 - blue
     planes = (light, red_green, yellow_blue)
     color = np.sqrt(sum((_blur(plane, _COLOR_RADIUS_PX) - plane.mean()) ** 2 for plane in planes))
-    detail = _blur(np.hypot(*np.gradient(light)), _DETAIL_RADIUS_PX)
+    slopes = np.sqrt(sum(slope**2 for plane in planes for slope in np.gradient(plane)))
+    detail = _blur(slopes, _DETAIL_RADIUS_PX)
     weights: Plane = np.sqrt(detail) * color * _less_at_border(*light.shape)
     above: Plane = np.maximum(weights - weights.mean(), 0)
     return above

@@ -47,6 +47,11 @@ def test_a_model_that_is_named_gives_its_own_resolution(show):
     assert show("--model", "demo")[1].startswith("3 images at 64 ")
 
 
+def test_the_demo_data_is_shown_at_the_size_of_the_demo_model(capsys):
+    assert command([sdtune_lora], "data", "buckets", "--data", "demo") == 0
+    assert capsys.readouterr().out.startswith("5 images at 64 in 1 bucket,")
+
+
 def test_json_is_one_document(show):
     code, out, _ = show("--json", "--resolution", "64", "data.crop=focal")
     document = json.loads(out)

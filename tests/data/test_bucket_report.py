@@ -6,10 +6,12 @@ import pytest
 
 from sdtune.config.buckets import BucketOptions
 from sdtune.config.data import DataOptions
-from sdtune.data.bucket_report import report_buckets
+from sdtune.data.bucket_report import KINDS, bucket_notes, report_buckets
 from sdtune.data.bucket_table import to_document, to_lines
 from sdtune.data.buckets import place_images
 from sdtune.data.types import ImageRecord, Size, Subset
+
+STARVING, LOW_AREA, ENLARGED, HEAVY_CROP = KINDS
 
 
 def report(*sizes, batch_size=2, repeats=1.0, own_batch=None, **options):
@@ -34,32 +36,32 @@ def report(*sizes, batch_size=2, repeats=1.0, own_batch=None, **options):
 def test_scale_crop_and_lost_pixels_of_an_image():
     (cost,) = report((1024, 2048), buckets=BucketOptions(enabled=False)).images
     assert (cost.scale, cost.crop, cost.lost_px, cost.area) == (0.5, 0.5, 1024 * 1024, 1)
-    assert cost.flaws == ("heavy-crop",)
+    assert cost.defects == (HEAVY_CROP,)
 
 
 @pytest.mark.parametrize(
-    ("size", "flaws"),
+    ("size", "defects"),
     [
         ((512, 512), ()),
         ((350, 350), ()),
-        ((340, 340), ("enlarged",)),
+        ((340, 340), (ENLARGED,)),
         ((2048, 1536), ()),
-        ((2048, 256), ("heavy-crop",)),
+        ((2048, 256), (HEAVY_CROP,)),
     ],
 )
-def test_flaws_of_an_image(size, flaws):
-    assert set(report(size).images[0].flaws) == set(flaws)
+def test_flaws_of_an_image(size, defects):
+    assert set(report(size).images[0].defects) == set(defects)
 
 
 def test_a_bucket_of_few_pixels_is_told():
     made = report((4000, 1000), buckets=BucketOptions(max_px=640))
-    assert made.images[0].flaws == ("low-area", "heavy-crop")
-    assert "1 image in buckets below 80% of the area that is meant, least 62%: a/0.png in 640x256" in made.notes()
+    assert made.images[0].defects == (LOW_AREA, HEAVY_CROP)
+    assert "1 image in buckets below 80% of the area that is meant, least 62%: a/0.png in 640x256" in bucket_notes(made)
 
 
 def test_low_area_is_measured_against_the_target():
     options = BucketOptions(rule="ratios", num_bucket=1, target_area=256 * 256)
-    assert report((600, 600), buckets=options).images[0].flaws == ()
+    assert report((600, 600), buckets=options).images[0].defects == ()
 
 
 def test_a_bucket_with_fewer_visits_than_a_batch_starves():
@@ -68,7 +70,7 @@ def test_a_bucket_with_fewer_visits_than_a_batch_starves():
         ((512, 512), 2, 1, False),
         ((640, 384), 1, 1, True),
     ]
-    assert made.notes() == ["1 bucket with fewer visits an epoch than a batch holds: 640x384 (1 of 2)"]
+    assert bucket_notes(made) == ["1 bucket with fewer visits an epoch than a batch holds: 640x384 (1 of 2)"]
 
 
 def test_repeats_count_as_visits_also_fractions():
@@ -83,7 +85,34 @@ def test_a_folders_own_batch_size_counts():
 
 def test_one_line_for_each_kind_of_flaw_names_the_worst():
     made = report((100, 100), (200, 200), (512, 512), batch_size=1)
-    assert made.notes() == ["2 images enlarged more than 1.5 times, most 5.1 times: a/0.png"]
+    assert bucket_notes(made) == ["2 images enlarged more than 1.5 times, most 5.1 times: a/0.png"]
+
+
+def test_findings_name_what_is_wrong_where_and_what_to_do():
+    found = report((100, 100), (512, 512), (900, 500), (2000, 256)).findings()
+    assert [(finding.kind, finding.place) for finding in found] == [
+        (STARVING, "2.png"),
+        (STARVING, "3.png"),
+        (ENLARGED, "0.png"),
+        (HEAVY_CROP, "3.png"),
+    ]
+    assert found[2].message == "100x100 is enlarged 5.1 times to bucket 512x512"
+    assert all(finding.remedy for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        (BucketOptions(max_px=640), "data.buckets.max_px"),
+        (BucketOptions(no_upscale=True), "use larger images"),
+        (BucketOptions(rule="fixed", sizes=("256",)), "data.buckets.sizes"),
+    ],
+)
+def test_the_remedy_for_few_pixels_is_that_of_the_rule(options, remedy):
+    (low,) = [
+        finding for finding in report((400, 100), batch_size=1, buckets=options).findings() if finding.kind is LOW_AREA
+    ]
+    assert remedy in low.remedy
 
 
 def test_the_table_shows_buckets_then_images_in_their_order():
@@ -113,7 +142,7 @@ def test_the_document_has_all_numbers():
             "crop": 0.5,
             "lost_px": 1048576,
             "area": 1.0,
-            "flaws": ["heavy-crop"],
+            "defects": [HEAVY_CROP.name],
         }
     ]
     assert document["buckets"][0]["is_starving"]

@@ -5,8 +5,9 @@ import pytest
 
 from sdtune.config.buckets import BucketOptions
 from sdtune.config.data import DataOptions
+from sdtune.data.bucket_report import crop_share
 from sdtune.data.bucket_rules import bucket_limits, bucket_sizes, choose_bucket
-from sdtune.data.buckets import crop_share, place, place_images, place_own
+from sdtune.data.buckets import place, place_images, place_own
 from sdtune.data.index import build_index
 from sdtune.data.types import ImageRecord, Size, Subset
 from sdtune.errors import ConfigError
