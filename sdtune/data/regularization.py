@@ -58,6 +58,9 @@ def find_sources(
     options: RegularizationOptions,
     subsets: Sequence[SubsetOptions] = (),
     folder_for: Callable[[str], Path] = Path,
+    *,
+    token: str = "",
+    class_word: str = "",
 ) -> tuple[RegularizationSource, ...]:
     """List the places with regularization images, of all and of single training folders.
 
@@ -65,6 +68,8 @@ def find_sources(
         options: Those of all.
         subsets: Training folders, which may have their own.
         folder_for: Gives the folder for images drawn by a prompt, where no path is given.
+        token: What calls the subject, in folders that have no word of their own.
+        class_word: What it is, likewise.
 
     Raises:
         ConfigError: Two of them are one folder.
@@ -84,8 +89,8 @@ def find_sources(
             weight=options.weight,
             weight_end=options.weight_end,
             belongs_to=subset.path if subset else None,
-            token=(subset.token or "") if subset else "",
-            class_word=(subset.class_word or "") if subset else "",
+            token=_own(subset.token if subset else None, token),
+            class_word=_own(subset.class_word if subset else None, class_word),
         )
         for prefix, path, prompt, per_image, subset in places
         if path is not None or per_image
@@ -136,6 +141,10 @@ def weight_at(subset: Subset, epoch: int, epochs: int) -> float:
         return subset.weight
     done = min(1.0, epoch / (epochs - 1))
     return subset.weight + done * (subset.weight_end - subset.weight)
+
+
+def _own(word: str | None, common: str) -> str:
+    return common if word is None else word
 
 
 def _refuse_shared_folders(sources: Sequence[RegularizationSource]) -> None:

@@ -109,6 +109,8 @@ def read_data(
         options.regularization,
         options.data.subsets,
         lambda prompt: drawing_folder(model, prompt, options.data.resolution),
+        token=options.data.token,
+        class_word=options.data.class_word,
     )
     index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
     placements = place_images(index.images, options.data)
