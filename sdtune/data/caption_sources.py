@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sdtune.data.caption_files import clean_caption, decode_text, read_caption_file, use_lines
 from sdtune.data.captions import needs_caption
 from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
-from sdtune.data.templates import read_templates
+from sdtune.data.templates import placeholders, read_templates
 from sdtune.errors import ConfigError, DataError, Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
@@ -89,7 +89,9 @@ def read_captions(
     table = _by_image_name(_read_json(options.captions_json), folders) if options.captions_json else {}
     for folder, source in zip(folders, sources, strict=True):
         with problems.collect():
-            captions |= _caption_folder(folder, source, options, table, notes)
+            found = _caption_folder(folder, source, options, table, notes)
+            notes += _describe_unknown(folder, found.values())
+            captions |= found
     problems.raise_if_any()
     return captions, [*_describe_unused(sources, options), *notes]
 
@@ -260,6 +262,17 @@ def _constant(text: str, folder: Folder) -> Callable[[Path], str]:
             f"{folder.path} has no class text", hint='set data.class_text="photo of a dog", or name it N_dog'
         )
     return lambda image: text
+
+
+def _describe_unknown(folder: Folder, captions: Iterable[str]) -> list[str]:
+    """Name placeholders that no word stands for, where placeholders are filled."""
+    own = folder.options
+    lines = folder_templates(folder)
+    texts = (*lines, *((own.prompt or "", own.prefix, own.suffix, *captions) if own.words else ()))
+    unknown = {name for text in texts for name in placeholders(text)} - {"name", "class", *own.words}
+    unknown -= {"caption"} if lines else set()
+    names = shorten([f"{{{name}}}" for name in sorted(unknown)])
+    return [f"no word for {names} in {folder.path}, so nothing stands there: see data.words"] if unknown else []
 
 
 def _describe_files(folder: Folder, source: str, captions: Mapping[Path, str]) -> list[str]:

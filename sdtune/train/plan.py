@@ -11,6 +11,7 @@ from sdtune import __version__
 from sdtune.config.rates import count_steps
 from sdtune.data.caption_length import MOST_PIECES, PIECE, measure_captions
 from sdtune.data.captions import example_captions
+from sdtune.data.tags import has_weights
 from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.train.choice import validation_facts
 from sdtune.train.objective_text import describe_objective, objective_notes
@@ -18,7 +19,7 @@ from sdtune.train.optim import group_rates
 from sdtune.train.space import describe_saving
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sdtune.data.types import ImageRecord
     from sdtune.train.method import ParamGroup
@@ -213,6 +214,8 @@ def _notes(run: Run) -> list[str]:
     notes = []
     if cut := _cut_captions_text(run):
         notes.append(cut)
+    if not run.options.model.weighted_words and (text := next(filter(has_weights, _captions(run)), "")):
+        notes.append(f"weights in captions are read as letters: set model.weighted_words=true; first: {text[:60]!r}")
     small = [
         image.name
         for image, placement in zip(run.index.images, run.placements, strict=True)
@@ -223,10 +226,14 @@ def _notes(run: Run) -> list[str]:
     return notes
 
 
+def _captions(run: Run) -> Iterator[str]:
+    return example_captions(run.index.images)
+
+
 def _cut_captions_text(run: Run) -> str:
     model, images = run.model, run.index.images
     names = (image.name for image in images)
-    found = measure_captions(zip(names, example_captions(images), strict=True), model.count_tokens, model.count_cut)
+    found = measure_captions(zip(names, _captions(run), strict=True), model.count_tokens, model.count_cut)
     if not found.cut:
         return ""
     worst, chunks = found.cut[0], model.source.options.chunks

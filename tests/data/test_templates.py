@@ -131,3 +131,11 @@ def test_another_file_of_templates_is_another_data_set(tmp_path):
         (tmp_path / "own.txt").write_text(text)
         digests.add(build_index(options).digest)
     assert len(digests) == 2
+
+
+def test_placeholders_without_a_word_are_told(tmp_path):
+    write_images(tmp_path / "dogs", 1, caption="a {{pt1}} and {{pt2}}")
+    (tmp_path / "own.txt").write_text("{style}, {caption}, {name}")
+    options = DataOptions(path=tmp_path / "dogs", words={"pt1": "zwx"}, templates=tmp_path / "own.txt")
+    assert any("no word for {pt2}, {style} in" in note for note in build_index(options).notes)
+    assert not any("no word" in note for note in build_index(DataOptions(path=tmp_path / "dogs")).notes)
