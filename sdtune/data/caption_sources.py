@@ -93,7 +93,7 @@ def read_captions(
             notes += _describe_unknown(folder, found.values())
             captions |= found
     problems.raise_if_any()
-    return captions, [*_describe_unused(sources, options), *notes]
+    return captions, [*_describe_unused(folders, sources, options), *notes]
 
 
 def class_text(folder: Folder, options: DataOptions) -> str:
@@ -126,11 +126,10 @@ def _wanted(folder: Folder) -> str:
 
 
 def _detect(folders: Sequence[Folder]) -> list[str]:
-    """Name the source of each of these folders by the caption files beside all of their images."""
-    counts = {suffix: sum(_count_captioned(folder, suffix) for folder in folders) for suffix in CAPTION_SUFFIXES}
-    found = [suffix for suffix, count in counts.items() if count]
-    if found:
-        return ["mixed" if len(found) > 1 else found[0][1:]] * len(folders)
+    """Name the source of each of these folders by the caption files beside its images."""
+    kinds = [[suffix for suffix in CAPTION_SUFFIXES if _count_captioned(folder, suffix)] for folder in folders]
+    if any(kinds):
+        return [own[0][1:] if len(own) == 1 else "mixed" for own in kinds]
     sources = [folder.options.missing_captions for folder in folders]
     if {"error", "skip"} & set(sources):
         total = sum(len(folder.listing.images) for folder in folders)
@@ -322,6 +321,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _describe_unused(sources: Sequence[str], options: DataOptions) -> list[str]:
-    is_unused = options.class_text is not None and "class_text" not in sources
+def _describe_unused(folders: Sequence[Folder], sources: Sequence[str], options: DataOptions) -> list[str]:
+    uses = {*sources, *(folder.options.missing_captions for folder in folders)}
+    is_unused = options.class_text is not None and not uses & {"class_text", CAPTION_OR_CLASS}
     return ["data.class_text is in no caption: that takes data.captions=class_text"] if is_unused else []
