@@ -8,15 +8,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdtune.data.caption_sources import (
-    CAPTION_OR_CLASS,
-    FILES,
-    check_options,
-    choose_sources,
-    class_text,
-    folder_templates,
-    read_captions,
-)
+from sdtune.data.caption_sources import check_options, choose_sources, folder_templates, read_captions
+from sdtune.data.caption_stand_ins import CAPTION_OR_CLASS, FILES, class_text
 from sdtune.data.captions import Rules, word_once
 from sdtune.data.folders import find_folders, has_entries
 from sdtune.data.images import decode, read_header
