@@ -75,9 +75,11 @@ def _report(options: CoreOptions) -> BucketReport:
     from sdtune.data.bucket_report import report_buckets
     from sdtune.data.buckets import place_images
     from sdtune.data.index import build_index
+    from sdtune.data.kohya_options import expand_dataset_file
     from sdtune.data.regularization import find_sources
     from sdtune.data.split import hold_out
 
+    options, _ = expand_dataset_file(options)
     sources = find_sources(options.regularization, options.data)
     index, _ = hold_out(build_index(options.data, sources), options.data, options.validation)
     placements = place_images(index.images, options.data)

@@ -11,14 +11,15 @@ import numpy as np
 from sdtune.config.data import settle
 from sdtune.data.blobs import TextColumn
 from sdtune.data.caption_files import MOST_FILE_BYTES, clean_caption, read_caption, use_lines
+from sdtune.data.caption_stand_ins import CAPTION_OR_CLASS, CHOOSE, FILES, replace_missing, stand_in_for
 from sdtune.data.caption_tables import captions_by_name
 from sdtune.data.captions import needs_caption
 from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
-from sdtune.data.templates import read_templates
+from sdtune.data.templates import placeholders, read_templates
 from sdtune.errors import ConfigError, DataError, Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,29 +29,6 @@ if TYPE_CHECKING:
     from sdtune.data.scan import Scan, TextReader
 
     Read = Callable[[Path, list[str]], str | None]
-
-CAPTION_OR_CLASS = "caption_or_class"  # of regularization images: a caption file where there is one, else the class
-FILES: Mapping[str, tuple[str, ...]] = {
-    "txt": (".txt",),
-    "caption": (".caption",),
-    "mixed": CAPTION_SUFFIXES,
-    CAPTION_OR_CLASS: CAPTION_SUFFIXES,
-}
-"""Sources that are files beside the images, and their suffixes."""
-
-_CHOOSE = (
-    'write them, or choose data.captions=class_text data.class_text="photo of a dog" (one caption for all), '
-    "data.captions=filename (the file's name), or data.captions=empty (none)"
-)
-_CHOOSE_SOME = "write them, or choose data.missing_captions=filename, class_text, folder, empty or skip"
-_CHOOSE_PROMPT = 'write them, or set regularization.prompt="a photo of a dog"'
-_TOLD = {
-    "class_text": "the class text is used",
-    "filename": "the file's name is used",
-    "folder": "the folder's name is used",
-    "empty": "trained without one",
-    "skip": "left out",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +96,7 @@ def read_captions(
         with problems.collect(), scan.texts(folder.listing.captions, MOST_FILE_BYTES) as read:
             files = _Files(folder=folder, source=source, read=read)
             found = _caption_folder(files, options, table, notes)
+            notes += _describe_unknown(folder, found.values())
             captions.append(
                 FolderCaptions(
                     texts=TextColumn.of(found.get(image, "") for image in folder.listing.images),
@@ -125,13 +104,7 @@ def read_captions(
                 )
             )
     problems.raise_if_any()
-    return captions, [*_describe_unused(sources, options), *notes]
-
-
-def class_text(folder: Folder, options: DataOptions) -> str:
-    """Settle a folder's class text: its own option, then `data.class_text`, then the folder's name after `N_`."""
-    own = folder.own.class_text if folder.own else None
-    return next(text for text in (own, options.class_text, folder.class_text) if text is not None).strip()
+    return captions, [*_describe_unused(folders, sources, options), *notes]
 
 
 def folder_templates(folder: Folder) -> tuple[str, ...]:
@@ -158,16 +131,15 @@ def _wanted(folder: Folder) -> str:
 
 
 def _detect(folders: Sequence[Folder]) -> list[str]:
-    """Name the source of each of these folders by the caption files beside all of their images."""
-    counts = {suffix: sum(_count_captioned(folder, suffix) for folder in folders) for suffix in CAPTION_SUFFIXES}
-    found = [suffix for suffix, count in counts.items() if count]
-    if found:
-        return ["mixed" if len(found) > 1 else found[0][1:]] * len(folders)
+    """Name the source of each of these folders by the caption files beside its images."""
+    kinds = [[suffix for suffix in CAPTION_SUFFIXES if _count_captioned(folder, suffix)] for folder in folders]
+    if any(kinds):
+        return [own[0][1:] if len(own) == 1 else "mixed" for own in kinds]
     sources = [folder.options.missing_captions for folder in folders]
     if {"error", "skip"} & set(sources):
         total = sum(len(folder.listing.images) for folder in folders)
         names = shorten([str(folder.path) for folder in folders])
-        raise DataError(f"captions: 0 of {total} images in {names} have a .txt or .caption file", hint=_CHOOSE)
+        raise DataError(f"captions: 0 of {total} images in {names} have a .txt or .caption file", hint=CHOOSE)
     return list(sources)
 
 
@@ -198,7 +170,7 @@ def _caption_folder(files: _Files, options: DataOptions, table: Mapping[str, str
     folder, source = files.folder, files.source
     images = folder.listing.images
     if source not in FILES and source != "json":
-        stand_in = _stand_in(folder, source, options)
+        stand_in = stand_in_for(folder, source, options)
         return {image: stand_in(image) for image in images}
     problems = Problems(DataError)
     if source == "mixed":
@@ -215,7 +187,7 @@ def _caption_folder(files: _Files, options: DataOptions, table: Mapping[str, str
                 captions[image] = caption
     if missing:
         with problems.collect():
-            captions |= _replace_missing(folder, missing, source, options, notes)
+            captions |= replace_missing(folder, missing, source, options, notes)
     problems.raise_if_any()
     notes += _describe_files(folder, source, captions)
     return {image: use_lines(caption, folder.options.caption_lines) for image, caption in captions.items()}
@@ -256,56 +228,15 @@ def _differ(files: _Files, first: Path, second: Path) -> bool:
     return False
 
 
-def _replace_missing(
-    folder: Folder, missing: Sequence[Path], source: str, options: DataOptions, notes: list[str]
-) -> dict[Path, str]:
-    """Give what stands in for captions that are missing, as `missing_captions` says."""
-    rule, count = folder.options.missing_captions, len(folder.listing.images)
-    if source == CAPTION_OR_CLASS:
-        rule = "class_text" if class_text(folder, options) else "error"
-    elif rule != "error":
-        notes.append(f"{len(missing)} of {count} images in {folder.path} have no caption: {_TOLD[rule]}")
-    if rule == "error":
-        raise _missing_error(folder, missing, source)
-    if rule == "skip":
-        if len(missing) == count:
-            raise DataError(f"no image in {folder.path} has a caption, all are left out", hint=_CHOOSE)
-        return {}
-    stand_in = _stand_in(folder, rule, options)
-    return {image: stand_in(image) for image in missing}
-
-
-def _missing_error(folder: Folder, missing: Sequence[Path], source: str) -> DataError:
-    """Tell what is missing, and of files of the other suffix that are there instead."""
-    names, count = shorten([folder.prefix + image.name for image in missing]), len(folder.listing.images)
-    others = [suffix for suffix in CAPTION_SUFFIXES if suffix not in FILES.get(source, CAPTION_SUFFIXES)]
-    found = {suffix: sum(stem_key(image) in folder.listing.captions[suffix] for image in missing) for suffix in others}
-    message = f"no caption for {len(missing)} of {count} images in {folder.path}: {names}"
-    for suffix, number in found.items():
-        if number:
-            hint = f"choose data.captions={suffix[1:]}, or auto for both kinds"
-            return DataError(f"{message}; found {number} {suffix}, and data.captions is {source}", hint=hint)
-    hint = _CHOOSE_PROMPT if source == CAPTION_OR_CLASS else _CHOOSE if len(missing) == count else _CHOOSE_SOME
-    return DataError(message, hint=hint)
-
-
-def _stand_in(folder: Folder, source: str, options: DataOptions) -> Callable[[Path], str]:
-    """Give the function that makes up an image's caption."""
-    if source == "class_text":
-        return _constant(class_text(folder, options), folder)
-    if source == "folder":
-        return _constant((folder.class_text or folder.path.resolve().name).replace("_", " ").strip(), folder)
-    if source == "filename":
-        return lambda image: clean_caption(image.stem.replace("_", " "), image.name, [])
-    return lambda image: ""
-
-
-def _constant(text: str, folder: Folder) -> Callable[[Path], str]:
-    if not text:
-        raise DataError(
-            f"{folder.path} has no class text", hint='set data.class_text="photo of a dog", or name it N_dog'
-        )
-    return lambda image: text
+def _describe_unknown(folder: Folder, captions: Iterable[str]) -> list[str]:
+    """Name placeholders that no word stands for, where placeholders are filled."""
+    own = folder.options
+    lines = folder_templates(folder)
+    texts = (*lines, *((own.prompt or "", own.prefix, own.suffix, *captions) if own.words else ()))
+    unknown = {name for text in texts for name in placeholders(text)} - {"name", "class", *own.words}
+    unknown -= {"caption"} if lines else set()
+    names = shorten([f"{{{name}}}" for name in sorted(unknown)])
+    return [f"no word for {names} in {folder.path}, so nothing stands there: see data.words"] if unknown else []
 
 
 def _describe_files(folder: Folder, source: str, captions: Mapping[Path, str]) -> list[str]:
@@ -325,6 +256,7 @@ def _look_up(table: Mapping[str, str], name: str, notes: list[str]) -> str | Non
     return None if text is None else clean_caption(text, f"data.captions_json for {name}", notes)
 
 
-def _describe_unused(sources: Sequence[str], options: DataOptions) -> list[str]:
-    is_unused = options.class_text is not None and "class_text" not in sources
+def _describe_unused(folders: Sequence[Folder], sources: Sequence[str], options: DataOptions) -> list[str]:
+    uses = {*sources, *(folder.options.missing_captions for folder in folders)}
+    is_unused = options.class_text is not None and not uses & {"class_text", CAPTION_OR_CLASS}
     return ["data.class_text is in no caption: that takes data.captions=class_text"] if is_unused else []

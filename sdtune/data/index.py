@@ -12,21 +12,20 @@ import numpy as np
 
 from sdtune.data.blobs import PathColumn, TextColumn
 from sdtune.data.caption_sources import (
-    CAPTION_OR_CLASS,
-    FILES,
     FolderCaptions,
     check_options,
     choose_sources,
-    class_text,
     folder_templates,
     read_captions,
 )
+from sdtune.data.caption_stand_ins import CAPTION_OR_CLASS, FILES, class_text
 from sdtune.data.captions import Rules, word_once
 from sdtune.data.columns import ChoiceColumn
 from sdtune.data.folders import find_folders
 from sdtune.data.images import decode
 from sdtune.data.listing import shorten, stem_of, suffix_of
 from sdtune.data.mask_files import find_masks
+from sdtune.data.pool import visits_of
 from sdtune.data.prompts import fill_template
 from sdtune.data.regularization import adopt, class_options, instances_of
 from sdtune.data.scan import Scan
@@ -90,7 +89,7 @@ class DataIndex:
     def visits(self) -> int:
         """Visits of instance images in an epoch."""
         counts = self.images.subsets.counts()
-        return sum(round(own.repeats) * count for own, count in counts.items() if not own.is_regularization)
+        return sum(visits_of(own.repeats, count) for own, count in counts.items() if not own.is_regularization)
 
 
 def build_index(

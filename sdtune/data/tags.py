@@ -16,6 +16,9 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
 _BRACKET = re.compile(r"\\.|[()\[\]{}]")
 
 
+_WEIGHT = re.compile(r"(?<!\\)[({][^(){}]*:\s*\d*\.?\d+\s*[)}]")
+
+
 @dataclass(frozen=True, slots=True)
 class Tags:
     """Tags of a caption.
@@ -32,6 +35,11 @@ class Tags:
 
     def __str__(self) -> str:
         return ", ".join([*self.front, *self.free, *self.back])
+
+
+def has_weights(text: str) -> bool:
+    """Tell whether a text has a word with a weight: `(word:1.3)`."""
+    return _WEIGHT.search(text) is not None
 
 
 def part_tags(text: str, options: DataOptions, *, keeps_brackets: bool) -> Tags:

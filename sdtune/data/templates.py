@@ -37,9 +37,14 @@ def read_templates(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def placeholders(text: str) -> set[str]:
+    """Name the placeholders in a text."""
+    return {match["name"] for match in _PLACEHOLDER.finditer(text)}
+
+
 def uses_caption(line: str) -> bool:
-    """Tell whether a template or prompt has a place for the image's own caption."""
-    return FILEWORDS in line or any(match["name"] == "caption" for match in _PLACEHOLDER.finditer(line))
+    """Tell whether a template has a place for the image's own caption."""
+    return FILEWORDS in line or "caption" in placeholders(line)
 
 
 def fill_line(line: str, caption: str, words: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from sdtune import __version__
 from sdtune.config.rates import count_steps
 from sdtune.data.caption_length import MOST_PIECES, PIECE, measure_captions
 from sdtune.data.captions import example_captions
+from sdtune.data.tags import has_weights
 from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.train.choice import validation_facts
 from sdtune.train.objective_text import describe_objective, objective_notes
@@ -20,6 +21,8 @@ from sdtune.train.optim import group_rates
 from sdtune.train.space import describe_saving
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sdtune.data.table import ImageTable
     from sdtune.data.types import Subset
     from sdtune.train.method import ParamGroup
@@ -227,6 +230,8 @@ def _notes(run: Run) -> list[str]:
     notes = []
     if cut := _cut_captions_text(run):
         notes.append(cut)
+    if not run.options.model.weighted_words and (text := next(filter(has_weights, _captions(run)), "")):
+        notes.append(f"weights in captions are read as letters: set model.weighted_words=true; first: {text[:60]!r}")
     small = np.flatnonzero(run.placements.resized[:, 0] > run.index.images.sizes[:, 0]).tolist()
     if small:
         first = run.index.images.names[small[0]]
@@ -234,11 +239,13 @@ def _notes(run: Run) -> list[str]:
     return notes
 
 
+def _captions(run: Run) -> Iterator[str]:
+    return example_captions(run.index.images)
+
+
 def _cut_captions_text(run: Run) -> str:
     model, images = run.model, run.index.images
-    found = measure_captions(
-        zip(images.names, example_captions(images), strict=True), model.count_tokens, model.count_cut
-    )
+    found = measure_captions(zip(images.names, _captions(run), strict=True), model.count_tokens, model.count_cut)
     if not found.cut:
         return ""
     worst, chunks = found.cut[0], model.source.options.chunks

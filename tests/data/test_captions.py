@@ -251,6 +251,42 @@ def test_each_form_is_drawn_as_often_and_again_by_the_same_visit():
     assert drawn == [visit(sample_id).choose("caption_form", "abcd") for sample_id in IDS]
 
 
+# Rates, held against the exact distribution
+
+
+def binomial_bounds(count, rate, tail=1e-4):
+    """Give the smallest and largest number of hits that are not in a tail."""
+    chances = [math.comb(count, hits) * rate**hits * (1 - rate) ** (count - hits) for hits in range(count + 1)]
+    low = next(hits for hits in range(count) if sum(chances[: hits + 1]) > tail)
+    high = next(hits for hits in range(count, 0, -1) if sum(chances[hits:]) > tail)
+    return low, high
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "hit", "rate"),
+    [
+        ("a, b", {"tag_dropout": 0.3}, "a, b", 0.49),
+        ("a, b", {"tag_dropout": 0.3}, "", 0.09),
+        ("a, b, c", {"shuffle_tags": True}, "b, a, c", 1 / 6),
+        ("{a|b|c} {d|e}", {"wildcards": True}, "b e", 1 / 6),
+        ("a\nb\nc\nd", {"caption_lines": "draw"}, "d", 1 / 4),
+        ("a", {"templates": ["one", "two", "three [filewords]"]}, "three a", 1 / 3),
+        ("a, {b|c}", {"tag_dropout": 0.5, "keep_tags": 1, "wildcards": True}, "a, c", 1 / 4),
+    ],
+)
+def test_all_that_is_drawn_has_its_chance(text, options, hit, rate):
+    hits = sum(treat(text, f"{number}#0", **options) == hit for number in range(1000))
+    low, high = binomial_bounds(1000, rate)
+    assert low <= hits <= high
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.5, 0.9])
+def test_dropped_captions_have_their_chance(rate):
+    hits = sum(is_dropped(DataOptions(caption_dropout=rate), visit(f"{number}#0")) for number in range(1000))
+    low, high = binomial_bounds(1000, rate)
+    assert low <= hits <= high
+
+
 # Words
 
 

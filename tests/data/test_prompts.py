@@ -69,6 +69,20 @@ def test_each_subset_has_its_own_words(tmp_path):
     assert [image.caption for image in found.images] == ["a zwx dog on grass", "photo of a sks cat, sitting"]
 
 
+def test_all_folders_may_have_the_same_words(tmp_path):
+    for name in ("rex", "tom"):
+        write_images(tmp_path / name, 1, caption="a dog on grass")
+    write_images(tmp_path / "dogs", 1, caption="a photo of a zwx dog")
+    subsets = (SubsetOptions(path=tmp_path / "rex"), SubsetOptions(path=tmp_path / "tom", token="sks"))
+    options = DataOptions(subsets=subsets, token="zwx", class_word="dog", prompt="photo of [filewords]")
+    sources = find_sources(RegularizationOptions(path=tmp_path / "dogs"), options)
+    assert [image.caption for image in build_index(options, sources).images] == [
+        "photo of a zwx dog on grass",
+        "photo of a sks dog on grass",
+        "a photo of a dog",
+    ]
+
+
 def test_a_prompt_without_filewords_needs_no_captions(tmp_path):
     write_images(tmp_path / "rex", 2, caption=None)
     subset = SubsetOptions(path=tmp_path / "rex", prompt="a photo of a zwx dog")
