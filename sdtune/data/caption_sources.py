@@ -6,10 +6,11 @@ import codecs
 import json
 import unicodedata
 from collections import Counter
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from sdtune.data.blobs import TextColumn
-from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
+from sdtune.data.listing import CAPTION_SUFFIXES, Files, shorten, stem_of
 from sdtune.data.prompts import FILEWORDS
 from sdtune.errors import ConfigError, DataError, Problems
 
@@ -88,7 +89,7 @@ def read_captions(
         with problems.collect(), scan.texts(folder.listing.captions, _MOST_BYTES) as read:
             hint = _CHOOSE_PROMPT if source == CAPTION_OR_CLASS else _CHOOSE
             found = _caption_folder(folder, _reader(folder, source, options, table, read), notes, hint)
-            captions.append(TextColumn.of(found[image] for image in folder.listing.images))
+            captions.append(TextColumn.of(found))
     problems.raise_if_any()
     return captions, [*_describe_unused(sources, options), *notes]
 
@@ -154,18 +155,18 @@ def _detect(folders: Sequence[Folder]) -> str:
 
 
 def _count_captioned(folder: Folder, suffix: str) -> int:
-    return sum(stem_key(image) in folder.listing.captions[suffix] for image in folder.listing.images)
+    files = folder.listing.captions[suffix]
+    return sum(stem in files for stem in Files.of(folder.listing.images).stems()) if files else 0
 
 
 def _reader(
     folder: Folder, source: str, options: DataOptions, table: Mapping[str, str], read: TextReader
-) -> Callable[[Path, list[str]], str | None]:
+) -> Callable[[str, list[str]], str | None]:
     """Give the function that finds one image's caption in this folder; None stands for a missing one."""
     if source in ("txt", "caption"):
-        files = folder.listing.captions[f".{source}"]
-        return lambda image, notes: _read_file(files.get(stem_key(image)), read, notes)
+        return lambda image, notes: _read_file(read, f".{source}", image, notes)
     if source == "json":
-        return lambda image, notes: _look_up(table, folder.prefix + image.name, notes)
+        return lambda image, notes: _look_up(table, folder.prefix + image, notes)
     if source == "class_text":
         text = class_text(folder, options)
         if not text:
@@ -174,13 +175,12 @@ def _reader(
             )
         return lambda image, notes: text
     if source == CAPTION_OR_CLASS:
-        first, second = (folder.listing.captions[suffix] for suffix in CAPTION_SUFFIXES)
         text = class_text(folder, options)
         return lambda image, notes: (
-            _read_file(first.get(stem := stem_key(image)) or second.get(stem), read, notes) or text or None
+            _read_file(read, ".txt", image, notes) or _read_file(read, ".caption", image, notes) or text or None
         )
     if source == "filename":
-        return lambda image, notes: clean_caption(image.stem.replace("_", " "), image.name, notes)
+        return lambda image, notes: clean_caption(PurePath(image).stem.replace("_", " "), image, notes)
     return lambda image, notes: ""
 
 
@@ -191,18 +191,18 @@ def class_text(folder: Folder, options: DataOptions) -> str:
 
 
 def _caption_folder(
-    folder: Folder, read: Callable[[Path, list[str]], str | None], notes: list[str], hint: str
-) -> dict[Path, str]:
+    folder: Folder, read: Callable[[str, list[str]], str | None], notes: list[str], hint: str
+) -> list[str]:
     problems = Problems(DataError)
-    captions: dict[Path, str] = {}
+    captions: list[str] = []
     missing = []
-    for image in folder.listing.images:
+    for image in Files.of(folder.listing.images).names:
         with problems.collect():
             caption = read(image, notes)
             if caption is None:
-                missing.append(folder.prefix + image.name)
+                missing.append(folder.prefix + image)
             else:
-                captions[image] = caption
+                captions.append(caption)
     if missing:
         count = f"{len(missing)} of {len(folder.listing.images)} images"
         problems.add(f"no caption for {count} in {folder.path}: {shorten(missing)}", hint=hint)
@@ -210,13 +210,26 @@ def _caption_folder(
     return captions
 
 
-def _read_file(path: Path | None, read: TextReader, notes: list[str]) -> str | None:
-    if path is None:
+def _read_file(read: TextReader, suffix: str, image: str, notes: list[str]) -> str | None:
+    stem = stem_of(image)
+    data = read(suffix, stem)
+    if data is None:
         return None
-    data = read(path)
+    if caption := _plain_line(data):
+        return caption
+    path = read.path(suffix, stem)
     if len(data) == _MOST_BYTES:
         raise DataError(f"the caption in {path} is longer than {MAX_CAPTION_BYTES} bytes", hint="shorten it")
     return clean_caption(decode_text(data, path), str(path), notes)
+
+
+def _plain_line(data: bytes) -> str:
+    """Give a caption that is one printable line of UTF-8, as nearly all are; empty: it takes a closer look."""
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError:
+        return ""
+    return text if text.isprintable() and len(data) <= MAX_CAPTION_BYTES else ""
 
 
 def _look_up(table: Mapping[str, str], name: str, notes: list[str]) -> str | None:
