@@ -191,7 +191,7 @@ def test_scans_at_once_leave_a_whole_memory(folder, opened):
     assert [path.suffix for path in (folder.parent / "memory").rglob("*") if path.is_file()] == [".scan"]
 
 
-def test_what_a_killed_run_left_is_swept(folder):
+def test_what_a_killed_run_left_is_swept(folder, opened):
     scan(folder)
     draft = folder.parent / "memory/.sdtune-0123456789abcdef.tmp"
     draft.write_bytes(b"half")
