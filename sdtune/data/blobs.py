@@ -148,6 +148,11 @@ class PathColumn(Column[Path]):
         return cls.join(parts)
 
     @classmethod
+    def inside(cls, folder: Path, names: TextColumn) -> PathColumn:
+        """Make a column of files of one folder."""
+        return cls(ChoiceColumn([folder], np.zeros(len(names), np.int32)), names)
+
+    @classmethod
     def join(cls, columns: Sequence[PathColumn]) -> PathColumn:
         """Put paths one behind the other."""
         folders = ChoiceColumn.join([column.folders for column in columns])
@@ -160,6 +165,9 @@ class PathColumn(Column[Path]):
     def at(self, row: int) -> Path:
         """Give a path."""
         return self.folders.at(row) / self.names.at(row)
+
+    def __iter__(self) -> Iterator[Path]:
+        return (folder / name for folder, name in zip(self.folders, self.names, strict=True))
 
     def __len__(self) -> int:
         return len(self.names)

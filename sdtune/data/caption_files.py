@@ -58,6 +58,15 @@ def read_text(path: Path, most_bytes: int = MAX_TEXT_BYTES) -> str:
     return decode_text(data, path)
 
 
+def plain_line(data: bytes) -> str:
+    """Give a caption that is one printable line of UTF-8, as nearly all are; empty: it takes a closer look."""
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError:
+        return ""
+    return text if text.isprintable() and len(data) <= MAX_CAPTION_BYTES else ""
+
+
 def read_caption(data: bytes, path: Path, notes: list[str]) -> str:
     """Read what a caption file holds; see `clean_lines`.
 

@@ -10,17 +10,16 @@ import numpy as np
 
 from sdtune.config.data import settle
 from sdtune.data.blobs import TextColumn
-from sdtune.data.caption_files import MOST_FILE_BYTES, clean_caption, read_caption, use_lines
+from sdtune.data.caption_files import MOST_FILE_BYTES, clean_caption, plain_line, read_caption, use_lines
 from sdtune.data.caption_stand_ins import CAPTION_OR_CLASS, CHOOSE, FILES, replace_missing, stand_in_for
 from sdtune.data.caption_tables import captions_by_name
 from sdtune.data.captions import needs_caption
-from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
+from sdtune.data.listing import CAPTION_SUFFIXES, Files, shorten, stem_of
 from sdtune.data.templates import placeholders, read_templates
 from sdtune.errors import ConfigError, DataError, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from sdtune.data.folders import Folder
     from sdtune.data.scan import Scan, TextReader
 
-    Read = Callable[[Path, list[str]], str | None]
+    Read = Callable[[str, list[str]], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +96,11 @@ def read_captions(
             files = _Files(folder=folder, source=source, read=read)
             found = _caption_folder(files, options, table, notes)
             notes += _describe_unknown(folder, found.values())
+            names = Files.of(folder.listing.images).names
             captions.append(
                 FolderCaptions(
-                    texts=TextColumn.of(found.get(image, "") for image in folder.listing.images),
-                    is_kept=np.fromiter((image in found for image in folder.listing.images), np.bool_),
+                    texts=TextColumn.of(found.get(name, "") for name in names),
+                    is_kept=np.fromiter((name in found for name in names), np.bool_),
                 )
             )
     problems.raise_if_any()
@@ -144,7 +144,8 @@ def _detect(folders: Sequence[Folder]) -> list[str]:
 
 
 def _count_captioned(folder: Folder, suffix: str) -> int:
-    return sum(stem_key(image) in folder.listing.captions[suffix] for image in folder.listing.images)
+    files = folder.listing.captions[suffix]
+    return sum(stem in files for stem in Files.of(folder.listing.images).stems()) if files else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,20 +156,22 @@ class _Files:
     source: str
     read: TextReader
 
-    def of(self, image: Path) -> list[Path]:
-        """List the files that hold an image's caption: none, one, or one of each suffix."""
-        tables, key = (self.folder.listing.captions[suffix] for suffix in FILES[self.source]), stem_key(image)
-        return [files[key] for files in tables if key in files]
+    def suffixes(self, image: str) -> list[str]:
+        """List the suffixes of the files that hold an image's caption: none, one, or both."""
+        stem, listed = stem_of(image), self.folder.listing.captions
+        return [suffix for suffix in FILES[self.source] if stem in listed[suffix]]
 
-    def caption(self, path: Path, notes: list[str]) -> str:
+    def caption(self, suffix: str, image: str, notes: list[str]) -> str:
         """Read one of them."""
-        return read_caption(self.read(path), path, notes)
+        stem = stem_of(image)
+        data = self.read(suffix, stem) or b""
+        return plain_line(data) or read_caption(data, self.read.path(suffix, stem), notes)
 
 
-def _caption_folder(files: _Files, options: DataOptions, table: Mapping[str, str], notes: list[str]) -> dict[Path, str]:
-    """Read the captions of one folder; what is missing gets what its options say."""
+def _caption_folder(files: _Files, options: DataOptions, table: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """Read the captions of one folder, by the names of its images; what is missing gets what its options say."""
     folder, source = files.folder, files.source
-    images = folder.listing.images
+    images = Files.of(folder.listing.images).names
     if source not in FILES and source != "json":
         stand_in = stand_in_for(folder, source, options)
         return {image: stand_in(image) for image in images}
@@ -176,7 +179,7 @@ def _caption_folder(files: _Files, options: DataOptions, table: Mapping[str, str
     if source == "mixed":
         _refuse_differing(files, problems)
     read = _reader(files, table)
-    captions: dict[Path, str] = {}
+    captions: dict[str, str] = {}
     missing = []
     for image in images:
         with problems.collect():
@@ -199,22 +202,24 @@ def _reader(files: _Files, table: Mapping[str, str]) -> Read:
     takes_empty = folder.options.missing_captions != "error"
     if files.source == "json":
         table = {name: text for name, text in table.items() if text.strip()} if takes_empty else table
-        return lambda image, notes: _look_up(table, folder.prefix + image.name, notes)
+        return lambda image, notes: _look_up(table, folder.prefix + image, notes)
 
-    def read(image: Path, notes: list[str]) -> str | None:
-        path = next(iter(files.of(image)), None)
-        if path is None:
+    def read(image: str, notes: list[str]) -> str | None:
+        suffix = next(iter(files.suffixes(image)), None)
+        if suffix is None:
             return None
-        caption = files.caption(path, notes)
-        return caption or (None if takes_empty else clean_caption(caption, str(path), notes))
+        caption = files.caption(suffix, image, notes)
+        if caption or takes_empty:
+            return caption or None
+        return clean_caption(caption, str(files.read.path(suffix, stem_of(image))), notes)
 
     return read
 
 
 def _refuse_differing(files: _Files, problems: Problems) -> None:
     """Refuse images with two caption files that do not say the same."""
-    pairs = [(image, files.of(image)) for image in files.folder.listing.images]
-    names = [image.name for image, found in pairs if len(found) > 1 and _differ(files, *found)]
+    images = Files.of(files.folder.listing.images).names
+    names = [image for image in images if len(files.suffixes(image)) > 1 and _differ(files, image)]
     if names:
         problems.add(
             f"{len(names)} images in {files.folder.path} have a .txt and a .caption that differ: {shorten(names)}",
@@ -222,9 +227,9 @@ def _refuse_differing(files: _Files, problems: Problems) -> None:
         )
 
 
-def _differ(files: _Files, first: Path, second: Path) -> bool:
+def _differ(files: _Files, image: str) -> bool:
     with suppress(DataError):  # told where it is read
-        return files.caption(first, []) != files.caption(second, [])
+        return len({files.caption(suffix, image, []) for suffix in files.suffixes(image)}) > 1
     return False
 
 
@@ -239,7 +244,7 @@ def _describe_unknown(folder: Folder, captions: Iterable[str]) -> list[str]:
     return [f"no word for {names} in {folder.path}, so nothing stands there: see data.words"] if unknown else []
 
 
-def _describe_files(folder: Folder, source: str, captions: Mapping[Path, str]) -> list[str]:
+def _describe_files(folder: Folder, source: str, captions: Mapping[str, str]) -> list[str]:
     """Tell of several lines of which one is used, and of both kinds of caption files."""
     notes = []
     several = sum("\n" in caption for caption in captions.values())

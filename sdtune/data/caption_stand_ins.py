@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from sdtune.data.caption_files import clean_caption
-from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
+from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_of
 from sdtune.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
@@ -45,20 +45,20 @@ def class_text(folder: Folder, options: DataOptions) -> str:
     return next(text for text in (own, options.class_text, folder.class_text) if text is not None).strip()
 
 
-def stand_in_for(folder: Folder, source: str, options: DataOptions) -> Callable[[Path], str]:
+def stand_in_for(folder: Folder, source: str, options: DataOptions) -> Callable[[str], str]:
     """Give the function that makes up an image's caption."""
     if source == "class_text":
         return _constant(class_text(folder, options), folder)
     if source == "folder":
         return _constant((folder.class_text or folder.path.resolve().name).replace("_", " ").strip(), folder)
     if source == "filename":
-        return lambda image: clean_caption(image.stem.replace("_", " "), image.name, [])
+        return lambda image: clean_caption(PurePath(image).stem.replace("_", " "), image, [])
     return lambda image: ""
 
 
 def replace_missing(
-    folder: Folder, missing: Sequence[Path], source: str, options: DataOptions, notes: list[str]
-) -> dict[Path, str]:
+    folder: Folder, missing: Sequence[str], source: str, options: DataOptions, notes: list[str]
+) -> dict[str, str]:
     """Give what stands in for captions that are missing, as `missing_captions` says."""
     rule, count = folder.options.missing_captions, len(folder.listing.images)
     if source == CAPTION_OR_CLASS:
@@ -75,11 +75,11 @@ def replace_missing(
     return {image: stand_in(image) for image in missing}
 
 
-def _missing_error(folder: Folder, missing: Sequence[Path], source: str) -> DataError:
+def _missing_error(folder: Folder, missing: Sequence[str], source: str) -> DataError:
     """Tell what is missing, and of files of the other suffix that are there instead."""
-    names, count = shorten([folder.prefix + image.name for image in missing]), len(folder.listing.images)
+    names, count = shorten([folder.prefix + image for image in missing]), len(folder.listing.images)
     others = [suffix for suffix in CAPTION_SUFFIXES if suffix not in FILES.get(source, CAPTION_SUFFIXES)]
-    found = {suffix: sum(stem_key(image) in folder.listing.captions[suffix] for image in missing) for suffix in others}
+    found = {suffix: sum(stem_of(image) in folder.listing.captions[suffix] for image in missing) for suffix in others}
     message = f"no caption for {len(missing)} of {count} images in {folder.path}: {names}"
     for suffix, number in found.items():
         if number:
@@ -89,7 +89,7 @@ def _missing_error(folder: Folder, missing: Sequence[Path], source: str) -> Data
     return DataError(message, hint=hint)
 
 
-def _constant(text: str, folder: Folder) -> Callable[[Path], str]:
+def _constant(text: str, folder: Folder) -> Callable[[str], str]:
     if not text:
         raise DataError(
             f"{folder.path} has no class text", hint='set data.class_text="photo of a dog", or name it N_dog'

@@ -26,7 +26,7 @@ T = TypeVar("T")
 DIGEST_BYTES = 16
 
 
-def chunked(values: Iterable[T], size: int = 4096) -> Iterator[list[T]]:
+def chunked(values: Iterable[T], size: int = 256) -> Iterator[list[T]]:
     """Give values in lists of some length, so that no more are objects at one time."""
     iterator = iter(values)
     while chunk := list(islice(iterator, size)):

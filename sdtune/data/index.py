@@ -6,11 +6,11 @@ import hashlib
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from sdtune.data.blobs import PathColumn, TextColumn
+from sdtune.data.blobs import TextColumn
 from sdtune.data.caption_sources import (
     FolderCaptions,
     check_options,
@@ -23,7 +23,7 @@ from sdtune.data.captions import Rules, word_once
 from sdtune.data.columns import ChoiceColumn
 from sdtune.data.folders import find_folders
 from sdtune.data.images import decode
-from sdtune.data.listing import shorten, stem_of, suffix_of
+from sdtune.data.listing import Files, shorten, stem_of, suffix_of
 from sdtune.data.mask_files import find_masks
 from sdtune.data.pool import visits_of
 from sdtune.data.prompts import fill_template
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from sdtune.data.scan import Scanned
     from sdtune.data.scan_memory import Pictures
     from sdtune.data.table import MaskColumn
-    from sdtune.data.types import ImageRecord
+    from sdtune.data.types import ImageRecord, Size
 
 MIN_SIDE_PX = 16
 MAX_ASPECT = 16
@@ -160,15 +160,15 @@ def _tabulate(
     folder: Folder, subset: Subset, pictures: Pictures, captions: FolderCaptions, masks: MaskColumn
 ) -> ImageTable:
     rules = Rules.of(subset)
-    files, same = folder.listing.images, np.zeros(len(folder.listing.images), np.int32)
+    files = Files.of(folder.listing.images)
     table = ImageTable(
         {
-            "path": PathColumn(ChoiceColumn([folder.path], same), files.names),
+            "path": files.paths,
             "name": TextColumn.of(folder.prefix + name for name in files.names),
             "size": pictures.sizes,
             "digest": pictures.digests,
             "caption": TextColumn.of(word_once(text, rules) for text in captions.texts),
-            "subset": ChoiceColumn([subset], same),
+            "subset": ChoiceColumn([subset], np.zeros(len(files), np.int32)),
             "mask": masks,
         }
     )
@@ -255,26 +255,24 @@ def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:
 
 def _scan_folder(folder: Folder, scan: Scan, problems: Problems, notes: list[str]) -> Scanned:
     """Read the headers and digests of a folder's images."""
-    images = folder.listing.images
+    images = Files.of(folder.listing.images)
     found = scan.read_images(images)
     for error in found.errors.values():
         with problems.collect():
             raise error
-    for row, header in zip(found.rows.tolist(), found.pictures.headers(), strict=True):
+    short, long = found.pictures.sizes.array.min(axis=1), found.pictures.sizes.array.max(axis=1)
+    for place in np.flatnonzero((short < MIN_SIDE_PX) | (long > MAX_ASPECT * short)).tolist():
         with problems.collect():
-            name = images.names[row]
-            _check_shape(folder.path, name, header)
-            notes += _describe_header(name, header)
+            _refuse_shape(images[found.rows[place]], found.pictures.sizes[place])
+    for name, header in zip(images.take(found.rows).names, found.pictures.headers(), strict=True):
+        notes += _describe_header(name, header)
     return found
 
 
-def _check_shape(folder: Path, name: str, header: ImageHeader) -> None:
-    if min(header.size) < MIN_SIDE_PX:
-        raise DataError(
-            f"image {folder / name} is too small: {header.size}", hint=f"sides start at {MIN_SIDE_PX} px; remove it"
-        )
-    if max(header.size) > MAX_ASPECT * min(header.size):
-        raise DataError(f"image {folder / name} is too narrow: {header.size}", hint="crop or remove it")
+def _refuse_shape(path: Path, size: Size) -> NoReturn:
+    if min(size) < MIN_SIDE_PX:
+        raise DataError(f"image {path} is too small: {size}", hint=f"sides start at {MIN_SIDE_PX} px; remove it")
+    raise DataError(f"image {path} is too narrow: {size}", hint="crop or remove it")
 
 
 def _describe_header(name: str, header: ImageHeader) -> list[str]:
@@ -289,7 +287,10 @@ def _describe_header(name: str, header: ImageHeader) -> list[str]:
 def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[str], problems: Problems) -> None:
     """Refuse two images that would share one caption file; tell of names that differ in case only."""
     for folder, source in zip(folders, sources, strict=True):
-        names = folder.listing.images.names
+        images = Files.of(folder.listing.images)
+        if len({stem.casefold() for stem in images.stems()}) == len(images):
+            continue
+        names = images.names
         for twins in _equal(names, stem_of):
             if source in FILES:
                 problems.add(
@@ -321,8 +322,9 @@ def _describe_ignored(folders: Sequence[Folder]) -> list[str]:
     for folder in folders:
         listing = folder.listing
         ignored += listing.ignored
-        for suffix, files in listing.captions.items():
-            ignored[f"{suffix} without an image"] += len(files) - sum(stem in files for stem in listing.images.stems())
+        stems = Files.of(listing.images).stems()
+        for suffix, files in ((suffix, files) for suffix, files in listing.captions.items() if files):
+            ignored[f"{suffix} without an image"] += len(files) - sum(stem in files for stem in stems)
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(ignored.items()) if count)
     return [f"ignored files: {counts}"] if counts else []
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from sdtune.data.blobs import TextColumn
+from sdtune.data.blobs import PathColumn, TextColumn
 from sdtune.data.lazy import Lazy
 from sdtune.errors import DataError, Problems
 
@@ -34,16 +34,30 @@ _LARGEST = (1 << 63) - 1
 
 
 class Files(Lazy[Path]):
-    """Files of one folder: names and facts in few blocks of memory; a path is made when it is asked for.
+    """Files: names and facts in few blocks of memory; a path is made when it is asked for.
 
     Args:
-        folder: Where they lie.
-        names: Their names.
+        paths: The files.
         facts: (N, 4) int64 of each: size in bytes, time of its last change and of its status' in ns, and inode.
     """
 
-    def __init__(self, folder: Path, names: TextColumn, facts: NDArray[np.int64]) -> None:
-        self.folder, self.names, self.facts = folder, names, facts
+    def __init__(self, paths: PathColumn, facts: NDArray[np.int64]) -> None:
+        self.paths, self.facts = paths, facts
+        self._stems: list[str] | None = None
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> Files:
+        """Ask the system for the facts of files; one that cannot be asked about has none, and will not be found."""
+        if isinstance(paths, Files):
+            return paths
+        kept = list(paths)
+        facts = array("q", (fact for path in kept for fact in facts_now(path) or (-1, -1, -1, -1)))
+        return cls(PathColumn.of(kept), np.array(facts, dtype=np.int64).reshape(-1, 4))
+
+    @property
+    def names(self) -> TextColumn:
+        """The names of the files, without their folders."""
+        return self.paths.names
 
     @overload
     def __getitem__(self, row: int) -> Path: ...
@@ -51,23 +65,23 @@ class Files(Lazy[Path]):
     def __getitem__(self, row: slice) -> Files: ...
     def __getitem__(self, row: int | slice) -> Path | Files:
         """Give one path, or some files."""
-        if isinstance(row, slice):
-            return Files(self.folder, self.names[row], self.facts[row])
-        return self.folder / self.names[row]
+        return Files(self.paths[row], self.facts[row]) if isinstance(row, slice) else self.paths[row]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.paths)
 
     def __iter__(self) -> Iterator[Path]:
-        return (self.folder / name for name in self.names)
+        return iter(self.paths)
 
     def take(self, rows: NDArray[np.int64]) -> Files:
         """Give some files."""
-        return Files(self.folder, self.names.take(rows), self.facts[rows])
+        return Files(self.paths.take(rows), self.facts[rows])
 
-    def stems(self) -> Iterator[str]:
-        """Give the stem of each file, as `stem_key` does."""
-        return map(stem_of, self.names)
+    def stems(self) -> Sequence[str]:
+        """Give the stem of each file, as `stem_key` does; kept, since much is looked up by it."""
+        if self._stems is None:
+            self._stems = list(map(stem_of, self.names))
+        return self._stems
 
 
 class FilesByStem(Mapping[str, Path]):
@@ -225,12 +239,20 @@ class _Gathered:
         keys = list(map(natural_key, self._names))
         order = sorted(range(len(keys)), key=keys.__getitem__)
         facts = np.array(self._facts, dtype=np.int64).reshape(-1, 4)[order]
-        return Files(folder, TextColumn.of(self._names[row] for row in order), facts)
+        return Files(PathColumn.inside(folder, TextColumn.of(self._names[row] for row in order)), facts)
 
 
 def file_facts(found: os.stat_result) -> tuple[int, int, int, int]:
     """Give what changes when a file does: size, time of the last change of content and of status in ns, inode."""
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & _LARGEST
+
+
+def facts_now(path: Path) -> tuple[int, int, int, int] | None:
+    """Ask for the facts of a file; None where there is none."""
+    try:
+        return file_facts(path.stat())
+    except OSError:
+        return None
 
 
 def _checked(entry: os.DirEntry[str], root: Path) -> os.stat_result:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdtune.data.blobs import PathColumn
-from sdtune.data.columns import ChoiceColumn
 from sdtune.data.listing import list_folder, shorten
 from sdtune.data.scan import read_image
 from sdtune.data.table import MaskColumn, MaskTable
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _MaskFolder:
+    path: Path
     files: Files
     scanned: Scanned
     rows: dict[str, list[int]]
@@ -44,7 +43,7 @@ class _MaskFolder:
         rows: dict[str, list[int]] = {}
         for row, stem in enumerate(files.stems()):
             rows.setdefault(stem, []).append(row)
-        return cls(files=files, scanned=scan.read_images(files), rows=rows)
+        return cls(path=path, files=files, scanned=scan.read_images(files), rows=rows)
 
 
 def find_masks(
@@ -128,14 +127,14 @@ def _match(folder: Folder, masks: _MaskFolder) -> NDArray[np.int64]:
     rows = np.fromiter((masks.rows.get(stem, [-1])[0] for stem in images.stems()), np.int64)
     if not (rows >= 0).any():
         raise DataError(
-            f"no mask in {masks.files.folder} is named as an image in {folder.path}",
+            f"no mask in {masks.path} is named as an image in {folder.path}",
             hint="the mask of dog.jpg is dog.png there",
         )
     doubled = [
         name for name, stem in zip(images.names, images.stems(), strict=True) if len(masks.rows.get(stem, ())) > 1
     ]
     if doubled:
-        raise DataError(f"several masks in {masks.files.folder} fit {shorten(doubled)}", hint="keep one of each")
+        raise DataError(f"several masks in {masks.path} fit {shorten(doubled)}", hint="keep one of each")
     return rows
 
 
@@ -170,6 +169,5 @@ def _places(masks: _MaskFolder, found: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def _column(masks: _MaskFolder, found: NDArray[np.int64]) -> MaskColumn:
-    files = masks.files.take(masks.scanned.rows)
-    paths = PathColumn(ChoiceColumn([files.folder], np.zeros(len(files), np.int32)), files.names)
+    paths = masks.files.take(masks.scanned.rows).paths
     return MaskColumn(_places(masks, found), MaskTable({"path": paths, "digest": masks.scanned.pictures.digests}))

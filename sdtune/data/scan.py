@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,9 +21,10 @@ import numpy as np
 from sdtune.data.blobs import BytesColumn
 from sdtune.data.columns import DIGEST_BYTES, chunked
 from sdtune.data.images import header_of, read_file
-from sdtune.data.listing import file_facts, stem_of, suffix_of
+from sdtune.data.listing import facts_now, file_facts, suffix_of
 from sdtune.data.scan_memory import KnownImages, KnownTexts, Pictures, read_memory, write_memory
 from sdtune.errors import DataError
+from sdtune.files import sweep_drafts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,6 +68,8 @@ class Scan:
     def __init__(self, place: Path | None = None, workers: int = 0) -> None:
         self._place, self._workers = place, workers
         self._started_ns = time.time_ns()
+        if place is not None:
+            sweep_drafts(place, is_alone=False, depth="here")
 
     def read_images(self, files: Files) -> Scanned:
         """Read headers and digests of images."""
@@ -102,7 +106,7 @@ class Scan:
 
     def known_texts(self, files: Files) -> KnownTexts:
         """Give what is remembered of small files."""
-        place = self._place_of(files, "texts")
+        place = self._place_of(files, _texts_kind(files))
         return (place and read_memory(place, KnownTexts)) or KnownTexts.of_files(files[:0], BytesColumn.of([]))
 
     def keep_texts(self, files: Files, lasting: NDArray[np.int64], contents: BytesColumn) -> None:
@@ -113,7 +117,7 @@ class Scan:
             lasting: Which of them are known.
             contents: Of those.
         """
-        if place := self._place_of(files, "texts"):
+        if place := self._place_of(files, _texts_kind(files)):
             write_memory(place, KnownTexts.of_files(files.take(lasting), contents))
 
     def is_settled(self, listed: NDArray[np.int64], after: Facts | None) -> bool:
@@ -122,13 +126,14 @@ class Scan:
         return before == after and before[_CTIME] < self._started_ns - _RACY_NS
 
     def _place_of(self, files: Files, kind: str) -> Path | None:
-        """Give the file that remembers some kind of files of a folder."""
+        """Give the file that remembers some kind of files of a folder; those of a list are remembered together."""
         if self._place is None or not len(files):
             return None
-        suffix = "" if kind == "images" else suffix_of(files.names[0]).lower()
-        name = f"{kind}{suffix} {os.path.realpath(files.folder)}".encode("utf-8", "surrogateescape")
+        folder = os.path.realpath(os.path.commonpath(files.paths.folders.choices))
+        form = "" if len(files.paths.folders.choices) == 1 else "list "
+        name = f"{form}{kind} {folder}".encode("utf-8", "surrogateescape")
         key = hashlib.blake2b(name, digest_size=DIGEST_BYTES).hexdigest()
-        return self._place / key[:2] / f"{key}.scan"
+        return self._place / f"{key}.scan"
 
     def _read_new(self, files: Files, rows: NDArray[np.int64]) -> Iterator[_Found | DataError]:
         if self._workers < 2 or len(rows) < _AT_ONCE:
@@ -143,19 +148,29 @@ class Scan:
             pool.shutdown(cancel_futures=True)
 
 
+def _texts_kind(files: Files) -> str:
+    return f"texts{suffix_of(files.names[0]).lower()}" if len(files) else "texts"
+
+
 class TextReader:
-    """Read small files of one folder."""
+    """Read small files of one folder; in the end they are remembered."""
 
     def __init__(self, texts: Mapping[str, _Texts]) -> None:
         self._texts = texts
 
-    def __call__(self, path: Path) -> bytes:
-        """Give a file's bytes.
+    def __call__(self, suffix: str, stem: str) -> bytes | None:
+        """Give the bytes of the file of a suffix and a stem; None where there is none.
 
         Raises:
             DataError: It cannot be read.
         """
-        return self._texts[suffix_of(path.name).lower()].read(path)
+        texts = self._texts[suffix]
+        row = texts.files.row(stem)
+        return None if row is None else texts.read(row)
+
+    def path(self, suffix: str, stem: str) -> Path:
+        """Give the path of a file, for messages."""
+        return self._texts[suffix].files[stem]
 
     def __enter__(self) -> Self:
         return self
@@ -169,44 +184,44 @@ class _Texts:
     """Small files of one suffix; nothing is done before the first is asked for."""
 
     def __init__(self, scan: Scan, files: FilesByStem, most_bytes: int) -> None:
-        self._scan, self._files, self._most_bytes = scan, files, most_bytes
+        self.files = files
+        self._scan, self._most_bytes = scan, most_bytes
         self._known: KnownTexts | None = None
-        self._rows = np.empty(0, np.int64)
+        self._rows = array("q")
         self._new: dict[int, bytes] = {}
-        self._is_changed = False
 
-    def read(self, path: Path) -> bytes:
+    def read(self, row: int) -> bytes:
         known = self._known or self._open()
-        place = self._files.row(stem_of(path.name))
-        assert place is not None, "asked for a file that was not listed"
-        row = int(self._rows[place])
-        return known.contents.at(row) if row >= 0 else self._read(path, place)
+        place = self._rows[row]
+        return known.contents.at(place) if place >= 0 else self._read(row)
 
     def close(self) -> None:
-        if self._known is None or not self._is_changed:
+        if self._known is None:
             return
-        files, new = self._files.files, sorted(self._new)
-        self._rows[new] = np.arange(len(new)) + len(self._known.names)
-        lasting = np.flatnonzero(self._rows >= 0)
-        contents = BytesColumn.join([self._known.contents, BytesColumn.of(self._new[place] for place in new)])
-        self._scan.keep_texts(files, lasting, contents.take(self._rows[lasting]))
+        rows, new = np.array(self._rows, dtype=np.int64), sorted(self._new)
+        is_stale = int((rows >= 0).sum()) < len(self._known.names)
+        if not new and not is_stale:
+            return
+        rows[new] = np.arange(len(new)) + len(self._known.names)
+        lasting = np.flatnonzero(rows >= 0)
+        contents = BytesColumn.join([self._known.contents, BytesColumn.of(self._new[row] for row in new)])
+        self._scan.keep_texts(self.files.files, lasting, contents.take(rows[lasting]))
 
     def _open(self) -> KnownTexts:
-        files = self._files.files
-        self._known = self._scan.known_texts(files)
-        self._rows = self._known.rows(files)
-        self._is_changed = int((self._rows >= 0).sum()) < len(self._known.names)
+        self._known = self._scan.known_texts(self.files.files)
+        self._rows = array("q", self._known.rows(self.files.files).tobytes())
         return self._known
 
-    def _read(self, path: Path, place: int) -> bytes:
+    def _read(self, row: int) -> bytes:
+        path = self.files.files[row]
         try:
             with path.open("rb") as file:
                 data = file.read(self._most_bytes)
                 after = file_facts(os.fstat(file.fileno()))
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
-        if self._scan.is_settled(self._files.files.facts[place], after):
-            self._new[place], self._is_changed = data, True
+        if self._scan.is_settled(self.files.files.facts[row], after):
+            self._new[row] = data
         return data
 
 
@@ -232,11 +247,4 @@ def _read_image(path: Path) -> _Found | DataError:
         header, digest = read_image(path)
     except DataError as error:
         return error
-    return _Found(header, digest, _facts_now(path))
-
-
-def _facts_now(path: Path) -> Facts | None:
-    try:
-        return file_facts(path.stat())
-    except OSError:
-        return None
+    return _Found(header, digest, facts_now(path))

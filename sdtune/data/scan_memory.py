@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -54,11 +55,12 @@ class Known:
 
     def rows(self, files: Files) -> NDArray[np.int64]:
         """Find files: for each its row here, where nothing about it has changed; -1 elsewhere."""
-        if self.names.is_same(files.names):
+        names = _names(files)
+        if self.names.is_same(names):
             rows = np.arange(len(files), dtype=np.int64)
         else:
             places = {name: row for row, name in enumerate(self.names)}
-            rows = np.fromiter((places.get(name, -1) for name in files.names), np.int64)
+            rows = np.fromiter((places.get(name, -1) for name in names), np.int64)
         if not len(self.names):
             return rows
         is_same = (self.facts[rows] == files.facts).all(axis=1)
@@ -83,7 +85,7 @@ class KnownImages(Known):
     @classmethod
     def of_files(cls, files: Files, pictures: Pictures) -> Self:
         """Make it of files, and what was found in them."""
-        return cls(names=files.names, facts=files.facts, pictures=pictures)
+        return cls(names=_names(files), facts=files.facts, pictures=pictures)
 
     @classmethod
     def of(cls, arrays: Arrays) -> Self:
@@ -165,7 +167,7 @@ class KnownTexts(Known):
     @classmethod
     def of_files(cls, files: Files, contents: BytesColumn) -> Self:
         """Make it of files, and their bytes."""
-        return cls(names=files.names, facts=files.facts, contents=contents)
+        return cls(names=_names(files), facts=files.facts, contents=contents)
 
     @classmethod
     def of(cls, arrays: Arrays) -> Self:
@@ -218,6 +220,12 @@ def write_memory(path: Path, known: Known) -> None:
             file.writelines([_HEAD, _digest(body), body])
     except PlatformError:
         return
+
+
+def _names(files: Files) -> TextColumn:
+    """Give names that tell the files apart: those of one folder by their own names."""
+    is_list = len(files.paths.folders.choices) > 1
+    return TextColumn.of(map(os.path.realpath, files)) if is_list else files.names
 
 
 def _digest(data: bytes | memoryview) -> bytes:

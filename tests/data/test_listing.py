@@ -46,7 +46,7 @@ def test_files_read_as_a_list_of_paths(tmp_path):
     paths = list(found)
     assert (len(found), found[3], found[-1], list(found[2:5])) == (len(paths), paths[3], paths[-1], paths[2:5])
     assert list(found.names) == [path.name for path in paths]
-    assert list(found.stems()) == [stem_key(path) for path in paths]
+    assert found.stems() == [stem_key(path) for path in paths]
 
 
 def test_facts_are_those_of_the_files(tmp_path):
