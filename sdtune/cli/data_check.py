@@ -1,0 +1,111 @@
+"""`sdtune data check`: what is wrong with images and captions, and how it is mended."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sdtune.cli.request import MethodCommand, chosen_registry, common_flags, load_request, make_request
+
+if TYPE_CHECKING:
+    from sdtune.cli.request import Request
+    from sdtune.config.compose import Loaded
+    from sdtune.config.schema import CoreOptions
+    from sdtune.data.check.survey import RunFacts, TokenCounter
+    from sdtune.plugins import Registry
+
+_UNUSED = ("data", "output", "webui-dir", "comfyui-dir", "name", "lr", "precision", "seed")
+_USUAL_PX = "512"
+_FAILED = 3
+
+
+@click.command(cls=MethodCommand)
+@click.argument("folder", required=False, metavar="[DIR]")
+@common_flags(*_UNUSED)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, with every finding.")
+@click.option("--all", "all_places", is_flag=True, help="Show every place, not the first few of each kind.")
+@click.option(
+    "--fix-script",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a shell script that mends what can be mended; read it, then run it. Nothing is deleted by it.",
+)
+@click.pass_context
+def check(
+    ctx: click.Context,
+    /,
+    *,
+    folder: str | None,
+    as_json: bool,
+    all_places: bool,
+    fix_script: Path | None,
+    **given: Any,
+) -> None:
+    r"""Look for what is wrong in DIR, say why it matters and how to mend it.
+
+    \b
+    sdtune data check photos
+    sdtune data check photos --model v1-5-pruned.safetensors --batch-size 4
+    sdtune data check --config run.yaml --fix-script mend.sh
+
+    The exit code is 3 when a run would refuse something.
+    """
+    from sdtune.data.check.diagnosis import diagnose
+    from sdtune.data.check.looking import look
+    from sdtune.data.check.report import PLACES, render, to_dict
+    from sdtune.data.check.script import write_script
+    from sdtune.files import write_text
+
+    options, facts = _facts(_load(ctx, make_request(ctx, given), folder), chosen_registry(ctx))
+    diagnosis = diagnose(look(options, facts))
+    if as_json:
+        click.echo(json.dumps(to_dict(diagnosis), indent=1, ensure_ascii=False))
+    else:
+        click.echo(render(diagnosis, None if all_places else PLACES))
+    if fix_script is not None:
+        write_text(fix_script, write_script(diagnosis))
+        click.echo(f"written: {fix_script}; read it, then run: sh {fix_script}", err=True)
+    if diagnosis.count("error"):
+        ctx.exit(_FAILED)
+
+
+def _load(ctx: click.Context, request: Request, folder: str | None) -> Loaded:
+    """Load the options; a first word that is an option, and no folder, is taken as such."""
+    if folder is not None:
+        is_option = "=" in folder and not Path(folder).exists()
+        flags = {} if is_option else {"data.path": (folder, "DIR")}
+        overrides = (folder, *request.overrides) if is_option else request.overrides
+        request = replace(request, flags={**request.flags, **flags}, overrides=overrides)
+    return load_request(ctx, request)
+
+
+def _facts(loaded: Loaded, registry: Registry) -> tuple[CoreOptions, RunFacts]:
+    """Gather what is known of the run, and fill in its resolution; the model is opened only where one was given."""
+    from sdtune.data.check.survey import RunFacts
+    from sdtune.data.check.tokens import EstimatedTokens
+    from sdtune.data.types import Size
+
+    options, train = loaded.options, loaded.options.train
+    tokens: TokenCounter = EstimatedTokens(options.model.chunks)
+    has_model = loaded.origins["model.path"] != "default"
+    if has_model:
+        from sdtune.train.assembly import open_base, with_native_resolution
+
+        tokens = model = open_base(options, registry)
+        options = with_native_resolution(options, model)
+    elif options.data.resolution is None:
+        data = options.data.model_copy(update={"resolution": _USUAL_PX})
+        options = options.model_copy(update={"data": data})
+    facts = RunFacts(
+        size=Size(*options.data.size_px),
+        batch_size=train.batch_size,
+        epochs=train.epochs,
+        visits=None if train.steps is None else train.steps * train.batch_size * train.gradient_accumulation,
+        tokens=tokens,
+        is_estimate=not has_model,
+    )
+    return options, facts

@@ -1,0 +1,182 @@
+"""Look at a data set: every folder and file of it, and what a run would make of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdtune.data.buckets import place_images
+from sdtune.data.check.memory import open_memory
+from sdtune.data.check.reading import read_caption, read_image, read_mask
+from sdtune.data.check.survey import SeenFolder, SeenImage, Survey
+from sdtune.data.check.walking import walk
+from sdtune.data.index import build_index
+from sdtune.data.listing import stem_key
+from sdtune.data.regularization import find_sources
+from sdtune.data.split import hold_out
+from sdtune.errors import SdtuneError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sdtune.config.data import DataOptions
+    from sdtune.config.schema import CoreOptions
+    from sdtune.data.check.memory import Memory
+    from sdtune.data.check.survey import Role, RunFacts, SeenCaption
+    from sdtune.data.check.walking import FolderFiles
+    from sdtune.data.types import ImageRecord, Placement
+    from sdtune.errors import Problem
+
+_NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
+_REGULARIZATION = re.compile(r"(\d+_)?reg(s|ulari[sz]ation)?([ _-].*)?", re.IGNORECASE | re.DOTALL)
+_FROM_FILES = frozenset({"auto", "txt", "caption", "caption_or_class"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """What a run reads: nothing where it would refuse to start."""
+
+    records: Mapping[Path, ImageRecord]
+    placements: Mapping[Path, Placement]
+    measured: frozenset[Path]
+    refusals: tuple[Problem, ...]
+
+
+def look(options: CoreOptions, run: RunFacts, on_image: Callable[[Path], None] = lambda path: None) -> Survey:
+    """Look at all images and captions of a run; nothing that is broken stops it.
+
+    Args:
+        options: Options of the run; a resolution is given.
+        run: What else is known of it.
+        on_image: Called with each image before it is read.
+    """
+    data = options.data
+    reading = _read_as_a_run(options)
+    roots = list(_roots(options, reading))
+    with open_memory(data.cache.dir) as memory:
+        look = partial(_see, reading=reading, options=data, memory=memory, on_image=on_image)
+        folders = [look(files, role, root) for root, role in roots for files in _folders(root, options)]
+    top = data.path or roots[0][0]
+    return Survey(root=top, options=data, folders=tuple(folders), run=run, refusals=reading.refusals)
+
+
+def _read_as_a_run(options: CoreOptions) -> _Reading:
+    try:
+        sources = find_sources(options.regularization, options.data.subsets)
+        index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
+        placements = place_images(index.images, options.data)
+    except SdtuneError as error:
+        return _Reading(records={}, placements={}, measured=frozenset(), refusals=error.problems)
+    images, places = [*index.images], [*placements]
+    if held_out is not None:
+        images += held_out.index.images
+        places += held_out.placements
+    return _Reading(
+        records={record.path: record for record in images},
+        placements={record.path: place for record, place in zip(images, places, strict=True)},
+        measured=frozenset(record.path for record in held_out.index.images) if held_out else frozenset(),
+        refusals=(),
+    )
+
+
+def _roots(options: CoreOptions, reading: _Reading) -> Iterator[tuple[Path, Role]]:
+    """Give the folders to look through, and what their images are for."""
+    data = options.data
+    if data.path is not None and data.path.is_dir():
+        yield data.path, "training"
+    else:
+        listed = (record.subset.path for record in reading.records.values() if not record.subset.is_regularization)
+        for path in dict.fromkeys([*(subset.path for subset in data.subsets), *listed]):
+            yield path, "training"
+    for source in find_sources(options.regularization, data.subsets):
+        yield source.path, "regularization"
+    if options.validation.path is not None:
+        yield options.validation.path, "validation"
+
+
+def _kept_apart(options: CoreOptions, root: Path) -> list[Path]:
+    """List folders that lie in a root and are something else."""
+    data = options.data
+    places = [data.mask.dir, options.regularization.path, options.validation.path]
+    places += [subset.mask_dir for subset in data.subsets]
+    resolved = [place.resolve() for place in places if place is not None]
+    return [place for place in resolved if place != root.resolve()]
+
+
+def _folders(root: Path, options: CoreOptions) -> Iterator[FolderFiles]:
+    """List the folders of a root that hold images or captions, and are nothing else."""
+    apart = _kept_apart(options, root)
+    for files in walk(root):
+        is_apart = any(files.path.resolve().is_relative_to(place) for place in apart)
+        if (files.images or files.captions or files.path == root) and not is_apart:
+            yield files
+
+
+def _see(
+    files: FolderFiles,
+    role: Role,
+    root: Path,
+    *,
+    reading: _Reading,
+    options: DataOptions,
+    memory: Memory,
+    on_image: Callable[[Path], None],
+) -> SeenFolder:
+    """Read a folder's files, and bring together what is known of each image."""
+    captions = tuple(read_caption(path) for path in files.captions)
+    records = [reading.records[path] for path in files.images if path in reading.records]
+    subset = records[0].subset if records else None
+    source = subset.caption_source if subset else options.captions
+    by_stem = _chosen_captions(captions) if source in _FROM_FILES else {}
+    name = _NUMBERED.fullmatch(files.path.resolve().name)
+    images = []
+    for path in files.images:
+        on_image(path)
+        seen = read_image(path, "validation" if path in reading.measured else role, root.resolve(), memory)
+        images.append(_joined(seen, reading, by_stem))
+    is_inside = role == "training" and not records and any(_REGULARIZATION.fullmatch(part) for part in files.path.relative_to(root).parts)
+    return SeenFolder(
+        path=files.path,
+        role="regularization" if is_inside else role,
+        images=tuple(images),
+        captions=captions,
+        others=files.others,
+        repeats=subset.repeats if subset else float(name[1]) if name else 1.0,
+        class_text=subset.class_text if subset else name[2].strip() if name else "",
+        caption_source=source,
+        is_read=bool(records) or (not reading.records and bool(images)),
+        is_inside=is_inside,
+        is_paired=subset is None or bool(subset.pairs_with),
+    )
+
+
+def _joined(seen: SeenImage, reading: _Reading, by_stem: Mapping[str, SeenCaption]) -> SeenImage:
+    """Add what the run knows of an image, or its caption file says."""
+    record = reading.records.get(seen.path)
+    if record is None:
+        own = by_stem.get(stem_key(seen.path))
+        return replace(seen, caption=first_line(own.text) if own and own.text else None)
+    return replace(
+        seen,
+        caption=record.caption,
+        mask=read_mask(record.mask.path) if record.mask else None,
+        placement=reading.placements[seen.path],
+    )
+
+
+def _chosen_captions(captions: tuple[SeenCaption, ...]) -> dict[str, SeenCaption]:
+    """Give the caption files of the more frequent suffix by stem."""
+    suffixes = Counter(caption.path.suffix.lower() for caption in captions)
+    if not suffixes:
+        return {}
+    usual = suffixes.most_common(1)[0][0]
+    return {stem_key(caption.path): caption for caption in captions if caption.path.suffix.lower() == usual}
+
+
+def first_line(text: str) -> str:
+    """Give the first line of a caption that says something."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
