@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sdtune.cli.request import Request
     from sdtune.config.compose import Loaded
     from sdtune.config.schema import CoreOptions
-    from sdtune.data.check.survey import RunFacts, TokenCounter
+    from sdtune.data.check.survey import RunFacts
     from sdtune.plugins import Registry
 
 _UNUSED = ("data", "output", "webui-dir", "comfyui-dir", "name", "lr", "precision", "seed")
@@ -60,7 +60,7 @@ def check(
     from sdtune.data.check.script import write_script
     from sdtune.files import write_text
 
-    options, facts = _facts(_load(ctx, make_request(ctx, given), folder), chosen_registry(ctx))
+    options, facts = _prepare(_load(ctx, make_request(ctx, given), folder), chosen_registry(ctx))
     diagnosis = diagnose(look(options, facts))
     if as_json:
         click.echo(json.dumps(to_dict(diagnosis), indent=1, ensure_ascii=False))
@@ -83,29 +83,18 @@ def _load(ctx: click.Context, request: Request, folder: str | None) -> Loaded:
     return load_request(ctx, request)
 
 
-def _facts(loaded: Loaded, registry: Registry) -> tuple[CoreOptions, RunFacts]:
-    """Gather what is known of the run, and fill in its resolution; the model is opened only where one was given."""
-    from sdtune.data.check.survey import RunFacts
-    from sdtune.data.check.tokens import EstimatedTokens
-    from sdtune.data.types import Size
+def _prepare(loaded: Loaded, registry: Registry) -> tuple[CoreOptions, RunFacts]:
+    """Fill in the resolution, and gather what is known of the run; a model is opened only where one was given."""
+    from sdtune.data.check.looking import run_facts
 
-    options, train = loaded.options, loaded.options.train
-    tokens: TokenCounter = EstimatedTokens(options.model.chunks)
-    has_model = loaded.origins["model.path"] != "default"
-    if has_model:
+    options = loaded.options
+    if loaded.origins["model.path"] != "default":
         from sdtune.train.assembly import open_base, with_native_resolution
 
-        tokens = model = open_base(options, registry)
+        model = open_base(options, registry)
         options = with_native_resolution(options, model)
-    elif options.data.resolution is None:
+        return options, run_facts(options, model)
+    if options.data.resolution is None:
         data = options.data.model_copy(update={"resolution": _USUAL_PX})
         options = options.model_copy(update={"data": data})
-    facts = RunFacts(
-        size=Size(*options.data.size_px),
-        batch_size=train.batch_size,
-        epochs=train.epochs,
-        visits=None if train.steps is None else train.steps * train.batch_size * train.gradient_accumulation,
-        tokens=tokens,
-        is_estimate=not has_model,
-    )
-    return options, facts
+    return options, run_facts(options)

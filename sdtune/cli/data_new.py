@@ -25,9 +25,13 @@ def new(folder: Path) -> None:
         for name in FOLDERS:
             (folder / name).mkdir(parents=True)
     except OSError as error:
-        raise PlatformError(f"cannot make {folder}: {error.strerror}", hint="check the path and its permissions") from error
+        raise PlatformError(
+            f"cannot make {folder}: {error.strerror}", hint="check the path and its permissions"
+        ) from error
     images = folder / FOLDERS[0]
     click.echo(f"made: {', '.join(str(folder / name) for name in FOLDERS)}")
-    click.echo(f"next: put images into {images / '10_zwx dog'} (10 repeats; zwx calls the subject, a dog is what it is),")
+    click.echo(
+        f"next: put images into {images / '10_zwx dog'} (10 repeats; zwx calls the subject, a dog is what it is),"
+    )
     click.echo("      each with a caption beside it: 01.jpg and 01.txt")
     click.echo(f"then: sdtune data check '{images}'")

@@ -113,7 +113,7 @@ def repeats(survey: Survey) -> Iterator[Finding]:
                 f"{folder.repeats * len(folder.images):g} visits an epoch",
                 remedy="5 to 40 repeats are usual; use more epochs instead, so that each can be looked at",
             )
-    seen = sorted(((folder.repeats * len(folder.images), folder.path) for folder in folders))
+    seen = sorted((folder.repeats * len(folder.images), folder.path) for folder in folders)
     if seen and seen[-1][0] > UNEVEN * seen[0][0]:
         (least, place), (most, other) = seen[0], seen[-1]
         yield Finding(

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from sdtune.data.check.survey import SeenFolder, SeenImage, Survey
 
 FROM_FILES = frozenset({"auto", "txt", "caption"})
-_ALIKE = frozenset({".text", ".tags", ".tag", ".cap", ".captions", ".prompt", ".md", ".rtf", ".log", ".bak", ".caption2"})
+_ALIKE = frozenset(
+    {".text", ".tags", ".tag", ".cap", ".captions", ".prompt", ".md", ".rtf", ".log", ".bak", ".caption2"}
+)
 _CUT_CHARACTERS = 60
 
 

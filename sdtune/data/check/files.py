@@ -168,7 +168,7 @@ def soft_images(survey: Survey) -> Iterator[Finding]:
                 remedy="take a sharper one, or leave it out",
                 script=leave_out(folder, image),
             )
-        elif facts is not None and facts.is_enlarged:
+        if facts is not None and facts.is_enlarged:
             yield Finding(
                 kind=kinds.UPSCALED,
                 place=str(image.path),
@@ -193,7 +193,9 @@ def plain_images(survey: Survey) -> Iterator[Finding]:
                 script=leave_out(folder, image),
             )
         if facts.has_frame:
-            shares = ", ".join(f"{share:.0%} {side}" for side, share in zip(_SIDES, facts.borders, strict=True) if share)
+            shares = ", ".join(
+                f"{share:.0%} {side}" for side, share in zip(_SIDES, facts.borders, strict=True) if share
+            )
             yield Finding(
                 kind=kinds.FRAMED,
                 place=str(image.path),

@@ -50,10 +50,14 @@ def like_pictures(survey: Survey) -> Iterator[Finding]:
 
 
 def _alike(first: SeenImage, second: SeenImage, folder: SeenFolder) -> Finding:
-    kind, remedy = {
-        "validation": (kinds.LEAK, "keep such pictures on one side"),
-        "regularization": (kinds.SUBJECT_IN_REG, "leave it out: class images show others of its kind"),
-    }[second.role] if first.role != second.role else (kinds.NEAR_DUPLICATE, "leave one of them out")
+    kind, remedy = (
+        {
+            "validation": (kinds.LEAK, "keep such pictures on one side"),
+            "regularization": (kinds.SUBJECT_IN_REG, "leave it out: class images show others of its kind"),
+        }[second.role]
+        if first.role != second.role
+        else (kinds.NEAR_DUPLICATE, "leave one of them out")
+    )
     like = "the same file as" if first.digest == second.digest else "almost the same picture as"
     return Finding(
         kind=kind,

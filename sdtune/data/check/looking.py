@@ -6,29 +6,31 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdtune.data.buckets import place_images
 from sdtune.data.check.memory import open_memory
 from sdtune.data.check.reading import read_caption, read_image, read_mask
-from sdtune.data.check.survey import SeenFolder, SeenImage, Survey
+from sdtune.data.check.survey import RunFacts, SeenFolder, SeenImage, Survey
+from sdtune.data.check.tokens import EstimatedTokens
 from sdtune.data.check.walking import walk
-from sdtune.data.index import build_index
-from sdtune.data.listing import stem_key
+from sdtune.data.index import MIN_SIDE_PX, build_index
+from sdtune.data.listing import IMAGE_SUFFIXES, stem_key
 from sdtune.data.regularization import find_sources
 from sdtune.data.split import hold_out
+from sdtune.data.types import ImageRecord, Size, Subset
 from sdtune.errors import SdtuneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from sdtune.config.data import DataOptions
     from sdtune.config.schema import CoreOptions
     from sdtune.data.check.memory import Memory
-    from sdtune.data.check.survey import Role, RunFacts, SeenCaption
+    from sdtune.data.check.survey import Role, SeenCaption, TokenCounter
     from sdtune.data.check.walking import FolderFiles
-    from sdtune.data.types import ImageRecord, Placement
+    from sdtune.data.types import Placement
     from sdtune.errors import Problem
 
 _NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
@@ -60,8 +62,28 @@ def look(options: CoreOptions, run: RunFacts, on_image: Callable[[Path], None] =
     with open_memory(data.cache.dir) as memory:
         look = partial(_see, reading=reading, options=data, memory=memory, on_image=on_image)
         folders = [look(files, role, root) for root, role in roots for files in _folders(root, options)]
+        if reading.refusals:
+            folders = _placed(folders, data)
     top = data.path or roots[0][0]
     return Survey(root=top, options=data, folders=tuple(folders), run=run, refusals=reading.refusals)
+
+
+def run_facts(options: CoreOptions, tokens: TokenCounter | None = None) -> RunFacts:
+    """Gather what options say of a run.
+
+    Args:
+        options: Options with a resolution.
+        tokens: Counts tokens, as the base model does; None: they are estimated.
+    """
+    train = options.train
+    return RunFacts(
+        size=Size(*options.data.size_px),
+        batch_size=train.batch_size,
+        epochs=train.epochs,
+        visits=None if train.steps is None else train.steps * train.batch_size * train.gradient_accumulation,
+        tokens=tokens or EstimatedTokens(options.model.chunks),
+        is_estimate=tokens is None,
+    )
 
 
 def _read_as_a_run(options: CoreOptions) -> _Reading:
@@ -137,8 +159,12 @@ def _see(
     for path in files.images:
         on_image(path)
         seen = read_image(path, "validation" if path in reading.measured else role, root.resolve(), memory)
-        images.append(_joined(seen, reading, by_stem))
-    is_inside = role == "training" and not records and any(_REGULARIZATION.fullmatch(part) for part in files.path.relative_to(root).parts)
+        images.append(_joined(seen, reading, by_stem, options))
+    is_inside = (
+        role == "training"
+        and not records
+        and any(_REGULARIZATION.fullmatch(part) for part in files.path.relative_to(root).parts)
+    )
     return SeenFolder(
         path=files.path,
         role="regularization" if is_inside else role,
@@ -154,18 +180,57 @@ def _see(
     )
 
 
-def _joined(seen: SeenImage, reading: _Reading, by_stem: Mapping[str, SeenCaption]) -> SeenImage:
-    """Add what the run knows of an image, or its caption file says."""
+def _joined(seen: SeenImage, reading: _Reading, by_stem: Mapping[str, SeenCaption], options: DataOptions) -> SeenImage:
+    """Add what the run knows of an image; where it refuses to start, what lies beside it."""
     record = reading.records.get(seen.path)
-    if record is None:
-        own = by_stem.get(stem_key(seen.path))
-        return replace(seen, caption=first_line(own.text) if own and own.text else None)
-    return replace(
-        seen,
-        caption=record.caption,
-        mask=read_mask(record.mask.path) if record.mask else None,
-        placement=reading.placements[seen.path],
-    )
+    if record is not None:
+        mask, caption = record.mask.path if record.mask else None, record.caption
+        placement = reading.placements[seen.path]
+        return replace(seen, caption=caption, mask=read_mask(mask) if mask else None, placement=placement)
+    mask, own = _mask_beside(seen.path, options), by_stem.get(stem_key(seen.path))
+    text = first_line(own.text) if own and own.text else None
+    return replace(seen, caption=text, mask=read_mask(mask) if mask else None)
+
+
+def _placed(folders: Sequence[SeenFolder], options: DataOptions) -> list[SeenFolder]:
+    """Place what can be placed of images that a run refuses, so that one look tells all."""
+    placed = []
+    for folder in folders:
+        able = [image for image in folder.images if image.size and min(image.size) >= MIN_SIDE_PX]
+        subset = Subset(
+            name=folder.path.name,
+            path=folder.path,
+            repeats=folder.repeats,
+            class_text=folder.class_text,
+            weight=1.0,
+            caption_source=folder.caption_source,
+            options=options,
+        )
+        records = [
+            ImageRecord(path=image.path, name=image.path.name, size=image.size, digest="", caption="", subset=subset)
+            for image in able
+            if image.size
+        ]
+        places = dict(zip([image.path for image in able], _place(records, options), strict=True))
+        images = tuple(replace(image, placement=places.get(image.path)) for image in folder.images)
+        placed.append(replace(folder, images=images))
+    return placed
+
+
+def _place(records: Sequence[ImageRecord], options: DataOptions) -> Sequence[Placement | None]:
+    try:
+        return place_images(records, options)
+    except SdtuneError:
+        return [None] * len(records)
+
+
+def _mask_beside(image: Path, options: DataOptions) -> Path | None:
+    """Find an image's mask by its name, where a run could not be asked."""
+    if options.mask.dir is None:
+        return None
+    places = (options.mask.dir / image.parent.resolve().name, options.mask.dir)
+    names = (f"{image.stem}{suffix}" for suffix in sorted(IMAGE_SUFFIXES))
+    return next((place / name for name in names for place in places if (place / name).is_file()), None)
 
 
 def _chosen_captions(captions: tuple[SeenCaption, ...]) -> dict[str, SeenCaption]:

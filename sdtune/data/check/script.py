@@ -11,7 +11,6 @@ from sdtune.data.check.kinds import BLURRED, NEAR_DUPLICATE, TINY, TYPO, UPSCALE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
     from pathlib import Path
 
     from sdtune.data.check.diagnosis import Diagnosis
@@ -115,7 +114,7 @@ def _functions(root: Path) -> str:
 def _head(mended: Sequence[Finding], root: Path) -> Iterator[str]:
     yield "#!/bin/sh"
     yield from _comment(f"Mends what `sdtune data check` found in {root}")
-    yield from _comment(f"Nothing is deleted: what is left out, and captions before a change, go into the folder")
+    yield from _comment("Nothing is deleted: what is left out, and captions before a change, go into the folder")
     yield from _comment(f"{set_aside_folder(root)}")
     yield from _comment("Read it, and remove what you do not want. It does:")
     sure = Counter(finding.script[0] for finding in mended if finding.kind not in JUDGEMENTS)

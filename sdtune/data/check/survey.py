@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from sdtune.config.data import DataOptions
 from sdtune.data.listing import stem_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from sdtune.config.data import DataOptions
     from sdtune.data.check.pictures import PictureFacts
     from sdtune.data.types import Placement, Size
     from sdtune.errors import Problem

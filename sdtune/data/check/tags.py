@@ -12,13 +12,13 @@ from sdtune.data.check.survey import is_tagged, tags_of
 from sdtune.data.check.trigger import find_trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sdtune.data.check.survey import SeenCaption, Survey
 
 _FREQUENT = 4  # captions that a word is in before a rare one can be its misspelling
 _TIMES = 4  # how much more frequent it is
-_SHORTEST, _SHORTEST_OF_TWO = 5, 8  # letters, for one and for two edits
+_SHORTEST, _SHORTEST_OF_TWO, _LONGEST = 5, 8, 40  # letters, for one and for two edits, and for any
 _ENOUGH_CAPTIONS = 5
 _ENDINGS = ("s", "es", "d", "ed", "ing", "ly", "er", "y", "n")
 OPPOSITES = (
@@ -58,12 +58,12 @@ def find_misspelled(counts: Mapping[str, int]) -> dict[str, str]:
     """
     by_key = defaultdict(list)
     for word, count in counts.items():
-        if count >= _FREQUENT:
+        if count >= _FREQUENT and len(word) <= _LONGEST:
             for key in _shortened(word):
                 by_key[key].append(word)
     meant = {}
     for word, count in counts.items():
-        if len(word) < _SHORTEST or count >= _FREQUENT:
+        if not _SHORTEST <= len(word) <= _LONGEST or count >= _FREQUENT:
             continue
         near = {other for key in _shortened(word) for other in by_key.get(key, ())}
         fitting = [other for other in near if counts[other] >= _TIMES * count and _is_misspelling(word, other)]
@@ -134,7 +134,7 @@ def distance(one: str, other: str) -> int:
     return rows[-1][-1]
 
 
-def _splitter(captions: Iterable[str], separator: str):
+def _splitter(captions: Iterable[str], separator: str) -> Callable[[str], list[str]]:
     """Give what splits captions: into tags where they are lists of tags, else into words."""
     if is_tagged(captions, separator):
         return lambda caption: [tag.casefold() for tag in tags_of(caption, separator)]

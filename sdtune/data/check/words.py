@@ -16,5 +16,5 @@ COMMON = frozenset(
     room rug sand scene sea shirt shoe shoes short shot side simple sitting skin skirt sky sleeping small smile smiling
     snow sofa solo some standing street style summer sun table tall teapot the them three to top toy tree two under up
     vase view walking wall water wearing white wide window winter with woman women wooden world yellow young
-    """.split()  # noqa: SIM905  # a list of so many words is not read
+    """.split()  # a list of so many words is not read
 )
