@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdtune.data.images import parse_color
+from sdtune.data.colors import parse_color
 from sdtune.data.pixels import load_pixels
 from sdtune.data.tensor_store import content_key
 from sdtune.errors import DataError, PlatformError, Problems
