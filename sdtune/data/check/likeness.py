@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -24,29 +25,40 @@ _CAPTIONED_BY_FILE = frozenset({"auto", "txt", "caption"})
 
 
 def exact_duplicates(survey: Survey) -> Iterator[Finding]:
-    """Find files that are there twice, of one role."""
-    seen: dict[tuple[str, str], SeenImage] = {}
-    for folder in survey.read_folders():
-        for image in folder.images:
-            first = seen.setdefault((image.role, image.digest), image) if image.digest else image
-            if first is not image:
-                yield Finding(
-                    kind=kinds.EXACT_DUPLICATE,
-                    place=str(image.path),
-                    message=f"the same file as {_told(first, image)}",
-                    remedy="leave one of them out",
-                    script=leave_out(folder, image),
-                )
+    """Find files that are there twice, of one role; the one with a caption stays."""
+    groups = defaultdict(list)
+    for folder, image in _best_first(survey):
+        if image.digest:
+            groups[image.role, image.digest].append((folder, image))
+    for (_, first), *rest in groups.values():
+        for folder, image in rest:
+            yield Finding(
+                kind=kinds.EXACT_DUPLICATE,
+                place=str(image.path),
+                message=f"the same file as {_told(first, image)}",
+                remedy="leave one of them out",
+                script=leave_out(folder, image),
+            )
 
 
 def like_pictures(survey: Survey) -> Iterator[Finding]:
     """Find pictures that are almost the same: in one role, or in two that must not share any."""
-    seen = [(folder, image) for folder in survey.read_folders() for image in folder.images if image.facts is not None]
-    for group in near_duplicates([image.facts for _, image in seen if image.facts is not None]):
-        first, *rest = sorted((seen[place] for place in group), key=lambda pair: _ROLES.index(pair[1].role))
-        for folder, image in rest:
-            if image.role != first[1].role or image.digest != first[1].digest:
-                yield _alike(first[1], image, folder)
+    seen = [(folder, image, image.facts) for folder, image in _best_first(survey) if image.facts is not None]
+    for group in near_duplicates([facts for _, _, facts in seen]):
+        _, first, _ = seen[group[0]]
+        for folder, image, _ in (seen[place] for place in group[1:]):
+            if image.role != first.role or image.digest != first.digest:
+                yield _alike(first, image, folder)
+
+
+def _best_first(survey: Survey) -> list[tuple[SeenFolder, SeenImage]]:
+    """List images, those first that stay where two are alike: of the subject, with a caption, of more pixels."""
+    pairs = [(folder, image) for folder in survey.read_folders() for image in folder.images]
+    return sorted(pairs, key=lambda pair: _worth(pair[1]))
+
+
+def _worth(image: SeenImage) -> tuple[int, bool, int]:
+    return _ROLES.index(image.role), image.caption is None, -math.prod(image.size or (0,))
 
 
 def _alike(first: SeenImage, second: SeenImage, folder: SeenFolder) -> Finding:

@@ -66,18 +66,24 @@ put() {  # put FILE: replace it by what comes in
     keep "$1"
     cat > "$1.new" && mv -- "$1.new" "$1" && printf 'changed: %s\n' "$1"
 }
-to_utf8() { iconv -f WINDOWS-1252 -t UTF-8 < "$1" | put "$1"; }
+to_utf8() {  # to_utf8 FILE, unless it is
+    iconv -f UTF-8 -t UTF-8 < "$1" > /dev/null 2>&1 || iconv -f WINDOWS-1252 -t UTF-8 < "$1" | put "$1"
+}
 join_lines() { awk 'NF { sub(/\r$/, ""); printf "%s%s", sep, $0; sep = " " } END { print "" }' "$1" | put "$1"; }
-put_first() { WORD=$2 awk 'NR == 1 { printf "%s, ", ENVIRON["WORD"] } { print }' "$1" | put "$1"; }
+put_first() {  # put_first FILE WORD, unless it is there
+    grep -qiwF -e "$2" -- "$1" || WORD=$2 awk 'NR == 1 { printf "%s, ", ENVIRON["WORD"] } { print }' "$1" | put "$1"
+}
 drop_repeated() {
     awk -F, '{ line = ""; for (i = 1; i <= NF; i++) { tag = $i; gsub(/^[ \t]+|[ \t\r]+$/, "", tag)
         if (tag != "" && !(tolower(tag) in seen)) { seen[tolower(tag)]; line = line (line == "" ? "" : ", ") tag } }
         print line }' "$1" | put "$1"
 }
-replace_word() {  # replace_word FILE OLD NEW, in any case
-    OLD=$2 NEW=$3 awk '{ rest = $0; line = ""; old = tolower(ENVIRON["OLD"])
+replace_word() {  # replace_word FILE OLD NEW: whole words, in any case
+    OLD=$2 NEW=$3 awk '{ rest = $0; line = ""; old = tolower(ENVIRON["OLD"]); size = length(old)
         while ((at = index(tolower(rest), old)) > 0) {
-            line = line substr(rest, 1, at - 1) ENVIRON["NEW"]; rest = substr(rest, at + length(old)) }
+            ahead = line substr(rest, 1, at - 1); after = substr(rest, at + size)
+            whole = ahead !~ /[[:alnum:]_]$/ && after !~ /^[[:alnum:]_]/
+            line = ahead (whole ? ENVIRON["NEW"] : substr(rest, at, size)); rest = after }
         print line rest }' "$1" | put "$1"
 }
 """

@@ -403,7 +403,7 @@ def regularization(data, name="1_dog", count=None):
     folder = data.beside("reg") / name
     folder.mkdir(parents=True)
     for number in range(count or len(data.free)):
-        draw_photo(1000 + number).save(folder / f"{number}.png")
+        draw_photo(1000 + number, 128).save(folder / f"{number}.png")
     data.options.append(f"regularization.path={data.beside('reg')}")
     return folder
 
@@ -524,7 +524,6 @@ DEFECTS = {**IN_FILES, **IN_SETS}
 def look_at(data, *options):
     """Check a data set as the command does."""
     import sdtune_lora
-
     from sdtune.config.compose import load
     from sdtune.data.check.diagnosis import diagnose
     from sdtune.data.check.looking import look, run_facts

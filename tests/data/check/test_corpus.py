@@ -5,10 +5,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from seeded import IN_FILES, IN_SETS, TAGS, draw_photo, look_at, make_set, places
+from seeded import IN_FILES, IN_SETS, draw_photo, look_at, make_set, places
 
 PHOTOS = Path(__file__).parents[4] / "shared/data/dreambooth"
 FOLDERS = sorted({path.parent for path in PHOTOS.glob("*/*.jpg")})
+TRUE = {("near-duplicate", "dog5/03"), ("framed", "dog8/02")}
+"""What is no false alarm: one of these photographs is the mirrored other one, and one has black bars."""
 needs_photos = pytest.mark.skipif(not FOLDERS, reason="no photographs here")
 MIXED = {kind: make for kind, make in IN_FILES.items() if kind not in ("too-large", "huge-file")}
 
@@ -22,11 +24,14 @@ def drawings(tmp_path_factory):
     return paths
 
 
+def is_odd(photo):
+    return any(name == f"{photo.parent.name}/{photo.stem}" for _, name in TRUE)
+
+
 def spoil(root, pictures, seed, px, kinds):
     """Put one defect of each kind into a data set, at random places: the data set, and what is to be found."""
     data = make_set(root, pictures, seed=seed, px=px)
     return data, [(kind, make(data)) for kind, make in kinds.items()]
-
 
 
 def places_of(place):
@@ -72,7 +77,7 @@ def test_defects_in_drawings_are_found(drawings, tmp_path):
 @pytest.mark.slow
 @needs_photos
 def test_defects_in_photographs_are_found(tmp_path):
-    pictures = [path for folder in FOLDERS for path in sorted(folder.glob("*.jpg"))]
+    pictures = [path for folder in FOLDERS for path in sorted(folder.glob("*.jpg")) if not is_odd(path)]
     found, alarms, clean = search(tmp_path, pictures, px=512, rounds=4)
     assert_nearly_all(found, at_least=200)
     assert len(alarms) <= 0.02 * clean, alarms
@@ -81,10 +86,15 @@ def test_defects_in_photographs_are_found(tmp_path):
 @pytest.mark.slow
 @needs_photos
 def test_clean_photographs_raise_no_alarm(tmp_path):
-    findings, count = [], 0
+    alarms, count = set(), 0
     for folder in FOLDERS:
         pictures = sorted(folder.glob("*.jpg"))
-        data = make_set(tmp_path / folder.name, pictures, px=512)
-        findings += [finding for finding in look_at(data).findings if finding.kind.severity != "note"]
+        found = look_at(make_set(tmp_path / folder.name, pictures, px=512)).findings
+        alarms |= {
+            (finding.kind.name, f"{folder.name}/{Path(finding.place).stem[1:]}")
+            for finding in found
+            if finding.kind.severity != "note"
+        }
         count += len(pictures)
-    assert len(findings) <= 0.02 * count, [(finding.kind.name, finding.place, finding.message) for finding in findings]
+    assert len(alarms - TRUE) <= 0.02 * count, alarms - TRUE
+    assert alarms >= TRUE
