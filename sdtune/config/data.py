@@ -83,6 +83,9 @@ class DataOptions(Options):
     crop: Crop = "center"
     """Where images are cut: in the middle; anywhere, anew at each visit (`random`; takes `cache.latents: off`); around
     what draws the eye (`focal`) or around faces (`face`)."""
+    face_model: Path | None = None
+    """With `crop: face`: an .onnx file of YuNet, the face detector that OpenCV reads; takes the extra `faces`. null:
+    faces are where file names tell, `NAME_CX_CY_W_H.jpg` as for kohya's scripts. Without one it is cut as `focal`."""
     flip: bool = False
     """Mirror half of the visits, left to right; not for faces, text, or things with a side."""
     color: bool = False

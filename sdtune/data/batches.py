@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdtune.data.buckets import settle_geometry
 from sdtune.data.cache import LatentItem
 from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipped, shuffle_tags
+from sdtune.data.crops import crop_anywhere
 from sdtune.data.masks import LossMasks
 from sdtune.data.pixels import load_pixels
 from sdtune.data.regularization import weight_at
@@ -64,6 +66,8 @@ class BatchBuilder:
         self._latents = latents
         self._hook = method_captions
         self._epochs = epochs
+        geometry = settle_geometry(index.subsets, options)
+        self._cut_anywhere = {name for name, own in geometry.items() if own.crop == "random"}
         has_masks = options.alpha_weight or any(record.mask is not None for record in index.images)
         self._masks = LossMasks(latent_factor, options.mask, uses_alpha=options.alpha_weight) if has_masks else None
 
@@ -137,8 +141,11 @@ class BatchBuilder:
         return describe_size(item.record.size, item.placement, flipped=item.flipped, rule=rule)
 
     def _item(self, visit: Visit, epoch: int) -> LatentItem:
+        record, placement = self._index.images[visit.image], self._placements[visit.image]
+        if record.subset.name in self._cut_anywhere:
+            placement = crop_anywhere(placement, self._seed, epoch, visit.sample_id)
         return LatentItem(
-            record=self._index.images[visit.image],
-            placement=self._placements[visit.image],
+            record=record,
+            placement=placement,
             flipped=self._options.flip and is_flipped(self._seed, epoch, visit.sample_id),
         )

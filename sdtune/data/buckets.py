@@ -1,93 +1,102 @@
-"""Aspect-ratio buckets: which sizes there are, and how each image is brought to one of them; pure functions."""
+"""How each image is brought to the size of a bucket: resized so that it covers it, and cut."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import dataclass
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from sdtune.data.bucket_rules import bucket_limits, choose_buckets, floor_to, list_buckets
+from sdtune.data.crops import follow_focus
 from sdtune.data.types import Placement, Size
-from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sdtune.config.buckets import BucketOptions
     from sdtune.config.data import DataOptions
-    from sdtune.data.types import ImageRecord
+    from sdtune.data.types import ImageRecord, Subset
 
-SMALL_RESOLUTION_PX = 256
-SMALL_STEP_PX = 8
-LOW_AREA_SHARE = 0.8
+    Geometry = tuple[Size, BucketOptions]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BucketReport:
-    """What the buckets cost.
+def place_images(
+    images: Sequence[ImageRecord], options: DataOptions, *, shapes_from: Sequence[ImageRecord] | None = None
+) -> tuple[Placement, ...]:
+    """Place every image, in order, as its folder's options say.
 
-    Attributes:
-        visits: Bucket to visits in an epoch, by size.
-        worst_crop: Name of the image that loses the largest share of its pixels, and the share in [0, 1).
-        worst_enlargement: Name of the image that is enlarged most, and the factor per side; 1 is its own size.
-        low_area: Buckets below 0.8 of the resolution's area.
-    """
-
-    visits: Mapping[Size, int]
-    worst_crop: tuple[str, float]
-    worst_enlargement: tuple[str, float]
-    low_area: tuple[Size, ...]
-
-
-def bucket_sizes(resolution: Size, *, min_px: int, max_px: int, step_px: int) -> tuple[Size, ...]:
-    """List the predefined buckets, sorted: sides in steps, area at most the resolution's, plus the largest square.
-
-    The rule is the one of kohya's sd-scripts, so that data sets fall into the buckets their owners know.
+    Images of one size in one folder share a `Placement`, unless they are cut where something is seen in them.
 
     Args:
-        resolution: Only its area counts.
-        min_px: Shortest side.
-        max_px: Longest side.
-        step_px: Sides are multiples of it.
+        images: Images of any folders.
+        options: Those of the data, for folders whose own name no resolution.
+        shapes_from: Images in which the rule `ratios` finds its groups, e.g. those trained on when others are placed;
+            None: the images themselves. Regularization images follow the groups of the others.
+
+    Raises:
+        ConfigError: `data.buckets.max_px` below the resolution's longer side, or more groups than images.
     """
-    area = resolution.width * resolution.height
-    side = _floor(math.isqrt(area), step_px)
-    sizes = {Size(side, side)}
-    for width in range(min_px, max_px + 1, step_px):
-        height = min(max_px, _floor(area // width, step_px))
-        if height >= min_px:
-            sizes |= {Size(width, height), Size(height, width)}
-    return tuple(sorted(sizes))
+    facts = [(record.subset, record.size) for record in images]
+    others = facts if shapes_from is None else [(record.subset, record.size) for record in shapes_from]
+    settled = settle_geometry({subset.name: subset for subset, _ in [*others, *facts]}.values(), options)
+    shapes: dict[Geometry, list[Size]] = defaultdict(list)
+    for name, found in _by_folder(fact for fact in others if not fact[0].is_regularization).items():
+        shapes[_geometry(settled[name])] += found
+    tables = {
+        name: place_sizes(list(dict.fromkeys(found)), settled[name], shapes[_geometry(settled[name])] or found)
+        for name, found in _by_folder(facts).items()
+    }
+    placed = [tables[subset.name][size] for subset, size in facts]
+    return follow_focus(images, placed, settled)
 
 
-def choose_bucket(size: Size, buckets: Sequence[Size]) -> Size:
-    """Choose the bucket of an image: its own size if there is one, else the nearest ratio, then the largest area.
+def place_sizes(sizes: Sequence[Size], options: DataOptions, shapes: Sequence[Size]) -> dict[Size, Placement]:
+    """Place images of different sizes, cut in the middle.
 
-    Ratios are compared by their logarithms (sd-scripts subtracts them), so that a picture turned by 90 degrees goes
-    to the turned bucket.
+    Args:
+        sizes: Sizes of images.
+        options: As they hold for these images, with a resolution.
+        shapes: Sizes of the images in which the rule `ratios` finds its groups.
+
+    Raises:
+        ConfigError: As `place_images`.
     """
-    if size in buckets:
-        return size
+    resolution = Size(*options.size_px)
+    if not options.buckets.enabled:
+        return {size: place(size, resolution) for size in sizes}
+    if options.buckets.no_upscale:
+        _, _, step_px = bucket_limits(resolution, options.buckets)
+        return {size: place_own(size, resolution, step_px) for size in sizes}
+    buckets = choose_buckets(sizes, list_buckets(options, shapes), enlarges=options.buckets.rule != "fixed")
+    return {size: place(size, bucket) for size, bucket in zip(sizes, buckets, strict=True)}
 
-    def distance(bucket: Size) -> tuple[float, int]:
-        # Rounded: a ratio and its inverse must tie to the last bit.
-        ratio = math.log(size.width * bucket.height) - math.log(size.height * bucket.width)
-        return round(abs(ratio), 12), -bucket.width * bucket.height
 
-    return min(buckets, key=distance)
+def settle_geometry(subsets: Iterable[Subset], options: DataOptions) -> dict[str, DataOptions]:
+    """Give the options by which each folder's images are resized and cut, by the folder's name.
 
-
-def place_own(size: Size, resolution: Size, step_px: int) -> Placement:
-    """Give an image a bucket of its own size, shrunk to the resolution's area if above it (`no_upscale`).
-
-    Sides of the bucket are floored to steps, and the rest is cropped without resizing. An image with a side below one
-    step is the exception: it is enlarged to one step.
+    Regularization images go to the buckets of the folders they belong to, so that they meet in batches of one size;
+    where those folders do not agree, to those of the data.
     """
-    is_above = size.width * size.height > resolution.width * resolution.height
-    resized = _shrunk(size, resolution, step_px) if is_above else size
-    bucket = Size(max(step_px, _floor(resized.width, step_px)), max(step_px, _floor(resized.height, step_px)))
-    fits = bucket.width <= resized.width and bucket.height <= resized.height
-    return _crop_middle(resized, bucket) if fits else place(size, bucket)
+    known = list(subsets)
+    own = {it.name: it.options if it.options.resolution else options for it in known if not it.is_regularization}
+    return {it.name: _paired(it, own, options) if it.is_regularization else own[it.name] for it in known}
+
+
+def _by_folder(facts: Iterable[tuple[Subset, Size]]) -> dict[str, list[Size]]:
+    found: dict[str, list[Size]] = defaultdict(list)
+    for subset, size in facts:
+        found[subset.name].append(size)
+    return found
+
+
+def _paired(subset: Subset, own: Mapping[str, DataOptions], options: DataOptions) -> DataOptions:
+    theirs = [own[name] for name in subset.pairs_with or own if name in own]
+    agree = len({(_geometry(it), it.crop) for it in theirs}) == 1
+    return theirs[0] if agree else options
+
+
+def _geometry(options: DataOptions) -> Geometry:
+    return Size(*options.size_px), options.buckets
 
 
 def place(size: Size, bucket: Size) -> Placement:
@@ -99,69 +108,17 @@ def place(size: Size, bucket: Size) -> Placement:
     return _crop_middle(resized, bucket)
 
 
-def place_images(images: Sequence[ImageRecord], options: DataOptions) -> tuple[Placement, ...]:
-    """Place every image, in order.
+def place_own(size: Size, resolution: Size, step_px: int) -> Placement:
+    """Give an image a bucket of its own size, shrunk to the resolution's area if above it (`no_upscale`).
 
-    Raises:
-        ConfigError: `data.buckets.max_px` below the resolution's longer side, or below `min_px`.
+    Sides of the bucket are floored to steps, and the rest is cropped without resizing. An image with a side below one
+    step is the exception: it is enlarged to one step.
     """
-    resolution = Size(*options.size_px)
-    if not options.buckets.enabled:
-        return tuple(place(record.size, resolution) for record in images)
-    min_px, max_px, step_px = bucket_limits(resolution, options.buckets)
-    if options.buckets.no_upscale:
-        return tuple(place_own(record.size, resolution, step_px) for record in images)
-    buckets = bucket_sizes(resolution, min_px=min_px, max_px=max_px, step_px=step_px)
-    return tuple(place(record.size, choose_bucket(record.size, buckets)) for record in images)
-
-
-def bucket_limits(resolution: Size, options: BucketOptions) -> tuple[int, int, int]:
-    """Settle shortest side, longest side and step for a resolution, all in px.
-
-    Below 256 px the step is 8; a shortest side that leaves no room below the resolution becomes half of it.
-
-    Raises:
-        ConfigError: The longest side is below the resolution's longer side.
-    """
-    short, long = sorted(resolution)
-    step_px = SMALL_STEP_PX if short < SMALL_RESOLUTION_PX else options.step_px
-    min_px = options.min_px if options.min_px < short else short // 2
-    max_px = 2 * long if options.max_px is None else options.max_px
-    if max_px < long:
-        raise ConfigError(
-            f"data.buckets.max_px={max_px} is below the longer side of data.resolution={resolution}",
-            hint=f"set it to {long} or more",
-        )
-    return max(step_px, _floor(min_px, step_px)), -_floor(-max_px, step_px), step_px
-
-
-def report_buckets(
-    images: Sequence[ImageRecord], placements: Sequence[Placement], options: DataOptions
-) -> BucketReport:
-    """Sum up what the placements do to the images (at least one)."""
-    visits: Counter[Size] = Counter()
-    for record, placement in zip(images, placements, strict=True):
-        visits[placement.bucket] += round(record.subset.repeats)
-    pairs = list(zip(images, placements, strict=True))
-    crop = max(pairs, key=lambda pair: crop_share(pair[1]))
-    enlarged = max(pairs, key=lambda pair: enlargement(*pair))
-    target = LOW_AREA_SHARE * math.prod(options.size_px)
-    return BucketReport(
-        visits=dict(sorted(visits.items())),
-        worst_crop=(crop[0].name, crop_share(crop[1])),
-        worst_enlargement=(enlarged[0].name, enlargement(*enlarged)),
-        low_area=tuple(bucket for bucket in sorted(visits) if bucket.width * bucket.height < target),
-    )
-
-
-def crop_share(placement: Placement) -> float:
-    """Share of the resized image that is cut away, in [0, 1)."""
-    return 1 - math.prod(placement.bucket) / math.prod(placement.resized)
-
-
-def enlargement(record: ImageRecord, placement: Placement) -> float:
-    """Factor by which the sides grow; below 1 the image shrinks."""
-    return math.sqrt(math.prod(placement.resized) / math.prod(record.size))
+    is_above = size.width * size.height > resolution.width * resolution.height
+    resized = _shrunk(size, resolution, step_px) if is_above else size
+    bucket = Size(max(step_px, floor_to(resized.width, step_px)), max(step_px, floor_to(resized.height, step_px)))
+    fits = bucket.width <= resized.width and bucket.height <= resized.height
+    return _crop_middle(resized, bucket) if fits else place(size, bucket)
 
 
 def _crop_middle(resized: Size, bucket: Size) -> Placement:
@@ -176,7 +133,7 @@ def _shrunk(size: Size, resolution: Size, step_px: int) -> Size:
     """
     area, ratio = resolution.width * resolution.height, size.width / size.height
     width = math.sqrt(area * ratio)
-    by_width, by_height = _floor(_round(width), step_px), _floor(_round(area / width), step_px)
+    by_width, by_height = floor_to(_round(width), step_px), floor_to(_round(area / width), step_px)
     candidates = []
     if by_height:
         candidates.append(Size(_round(by_height * ratio), by_height))
@@ -184,14 +141,10 @@ def _shrunk(size: Size, resolution: Size, step_px: int) -> Size:
         candidates.append(Size(by_width, _round(by_width / ratio)))
 
     def error(shrunk: Size) -> float:
-        width, height = (max(1, _floor(side, step_px)) for side in shrunk)
+        width, height = (max(1, floor_to(side, step_px)) for side in shrunk)
         return abs(width / height - ratio)
 
     return min(candidates, key=error)
-
-
-def _floor(value: int, step: int) -> int:
-    return value // step * step
 
 
 def _round(value: float) -> int:

@@ -72,7 +72,9 @@ def hold_out(index: DataIndex, options: DataOptions, validation: ValidationOptio
             hint="hold out more of them, or leave it out",
         )
     both = bytes_digest(f"{rest.digest} {held.digest}".encode())
-    return replace(rest, digest=both), HeldOut(index=held, placements=place_images(held.images, options))
+    return replace(rest, digest=both), HeldOut(
+        index=held, placements=place_images(held.images, options, shapes_from=rest.images)
+    )
 
 
 def content_rank(digest: str) -> str:

@@ -4,16 +4,9 @@ import pytest
 
 from sdtune.config.buckets import BucketOptions
 from sdtune.config.data import DataOptions
-from sdtune.data.buckets import (
-    bucket_limits,
-    bucket_sizes,
-    choose_bucket,
-    crop_share,
-    place,
-    place_images,
-    place_own,
-    report_buckets,
-)
+from sdtune.data.bucket_report import crop_share
+from sdtune.data.bucket_rules import bucket_limits, bucket_sizes, choose_bucket
+from sdtune.data.buckets import place, place_images, place_own
 from sdtune.data.index import build_index
 from sdtune.data.types import Size
 from sdtune.errors import ConfigError
@@ -117,12 +110,3 @@ def test_one_size_without_buckets(index):
 def test_no_upscale_option_is_honoured(index):
     placements = place_images(index.images, DataOptions(resolution="64", buckets=BucketOptions(no_upscale=True)))
     assert placements[2].bucket == (16, 24)
-
-
-def test_report_counts_visits_and_names_the_worst(index):
-    options = DataOptions(resolution="64", buckets=BucketOptions(enabled=False))
-    report = report_buckets(index.images, place_images(index.images, options), options)
-    assert report.visits == {(64, 64): 9}
-    assert report.worst_crop == ("3_dog/01.png", 0.5)
-    assert report.worst_enlargement[0] == "3_dog/02.png"
-    assert report.low_area == ()
