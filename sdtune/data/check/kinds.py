@@ -43,7 +43,9 @@ TRANSPARENT = _kind(
     "warning", "transparent", "What is transparent is filled with one colour, and that colour is learned."
 )
 ANIMATED = _kind("warning", "animated", "Of several frames or pages only the first is learned.")
-TINY = _kind("warning", "tiny", "It is enlarged to twice its size or more: blur is learned as part of the subject.")
+TINY = _kind(
+    "warning", "tiny", "It has less than half of the pixels it needs each way: blur is learned as part of the subject."
+)
 ENLARGED = _kind("warning", "enlarged", "It is smaller than its bucket, so it is enlarged and softer than the others.")
 UPSCALED = _kind(
     "warning", "upscaled", "It was enlarged before: it has more pixels, but no more detail, and looks soft."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sdtune.data.bucket_report import report_buckets
 from sdtune.data.buckets import place_images
 from sdtune.data.check.memory import open_memory
 from sdtune.data.check.reading import read_caption, read_image, read_mask
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
     from sdtune.config.data import DataOptions
     from sdtune.config.schema import CoreOptions
+    from sdtune.data.bucket_report import BucketReport
     from sdtune.data.check.memory import Memory
     from sdtune.data.check.survey import Role, SeenCaption, TokenCounter
     from sdtune.data.check.walking import FolderFiles
-    from sdtune.data.types import Placement
     from sdtune.errors import Problem
 
 _NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
@@ -42,10 +43,10 @@ _FROM_FILES = frozenset({"auto", "txt", "caption", "caption_or_class"})
 class _Reading:
     """What a run reads: nothing where it would refuse to start."""
 
-    records: Mapping[Path, ImageRecord]
-    placements: Mapping[Path, Placement]
-    measured: frozenset[Path]
-    refusals: tuple[Problem, ...]
+    records: Mapping[Path, ImageRecord] = field(default_factory=dict)
+    measured: frozenset[Path] = frozenset()
+    buckets: BucketReport | None = None
+    refusals: tuple[Problem, ...] = ()
 
 
 def look(options: CoreOptions, run: RunFacts, on_image: Callable[[Path], None] = lambda path: None) -> Survey:
@@ -62,10 +63,9 @@ def look(options: CoreOptions, run: RunFacts, on_image: Callable[[Path], None] =
     with open_memory(data.cache.dir) as memory:
         look = partial(_see, reading=reading, options=data, memory=memory, on_image=on_image)
         folders = [look(files, role, root) for root, role in roots for files in _folders(root, options)]
-        if reading.refusals:
-            folders = _placed(folders, data)
+    buckets = _guess_buckets(folders, options) if reading.refusals else reading.buckets
     top = data.path or roots[0][0]
-    return Survey(root=top, options=data, folders=tuple(folders), run=run, refusals=reading.refusals)
+    return Survey(root=top, options=data, folders=tuple(folders), run=run, buckets=buckets, refusals=reading.refusals)
 
 
 def run_facts(options: CoreOptions, tokens: TokenCounter | None = None) -> RunFacts:
@@ -90,19 +90,20 @@ def _read_as_a_run(options: CoreOptions) -> _Reading:
     try:
         sources = find_sources(options.regularization, options.data.subsets)
         index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
-        placements = place_images(index.images, options.data)
+        buckets = _report(index.images, options)
     except SdtuneError as error:
-        return _Reading(records={}, placements={}, measured=frozenset(), refusals=error.problems)
-    images, places = [*index.images], [*placements]
-    if held_out is not None:
-        images += held_out.index.images
-        places += held_out.placements
+        return _Reading(refusals=error.problems)
+    held = held_out.index.images if held_out is not None else ()
     return _Reading(
-        records={record.path: record for record in images},
-        placements={record.path: place for record, place in zip(images, places, strict=True)},
-        measured=frozenset(record.path for record in held_out.index.images) if held_out else frozenset(),
-        refusals=(),
+        records={record.path: record for images in (index.images, held) for record in images},
+        measured=frozenset(record.path for record in held),
+        buckets=buckets,
     )
+
+
+def _report(images: Sequence[ImageRecord], options: CoreOptions) -> BucketReport:
+    placements = place_images(images, options.data)
+    return report_buckets(images, placements, options.data, batch_size=options.train.batch_size)
 
 
 def _roots(options: CoreOptions, reading: _Reading) -> Iterator[tuple[Path, Role]]:
@@ -185,43 +186,38 @@ def _joined(seen: SeenImage, reading: _Reading, by_stem: Mapping[str, SeenCaptio
     record = reading.records.get(seen.path)
     if record is not None:
         mask, caption = record.mask.path if record.mask else None, record.caption
-        placement = reading.placements[seen.path]
-        return replace(seen, caption=caption, mask=read_mask(mask) if mask else None, placement=placement)
+        return replace(seen, caption=caption, mask=read_mask(mask) if mask else None)
     mask, own = _mask_beside(seen.path, options), by_stem.get(stem_key(seen.path))
     text = first_line(own.text) if own and own.text else None
     return replace(seen, caption=text, mask=read_mask(mask) if mask else None)
 
 
-def _placed(folders: Sequence[SeenFolder], options: DataOptions) -> list[SeenFolder]:
+def _guess_buckets(folders: Sequence[SeenFolder], options: CoreOptions) -> BucketReport | None:
     """Place what can be placed of images that a run refuses, so that one look tells all."""
-    placed = []
-    for folder in folders:
-        able = [image for image in folder.images if image.size and min(image.size) >= MIN_SIDE_PX]
-        subset = Subset(
-            name=folder.path.name,
-            path=folder.path,
-            repeats=folder.repeats,
-            class_text=folder.class_text,
-            weight=1.0,
-            caption_source=folder.caption_source,
-            options=options,
-        )
-        records = [
-            ImageRecord(path=image.path, name=image.path.name, size=image.size, digest="", caption="", subset=subset)
-            for image in able
-            if image.size
-        ]
-        places = dict(zip([image.path for image in able], _place(records, options), strict=True))
-        images = tuple(replace(image, placement=places.get(image.path)) for image in folder.images)
-        placed.append(replace(folder, images=images))
-    return placed
-
-
-def _place(records: Sequence[ImageRecord], options: DataOptions) -> Sequence[Placement | None]:
+    records = [
+        ImageRecord(path=image.path, name=str(image.path), size=image.size, digest="", caption="", subset=subset)
+        for folder in folders
+        if folder.is_read
+        for subset in [_subset(folder, options.data)]
+        for image in folder.images
+        if image.size and min(image.size) >= MIN_SIDE_PX
+    ]
     try:
-        return place_images(records, options)
+        return _report(records, options)
     except SdtuneError:
-        return [None] * len(records)
+        return None
+
+
+def _subset(folder: SeenFolder, options: DataOptions) -> Subset:
+    return Subset(
+        name=str(folder.path),
+        path=folder.path,
+        repeats=folder.repeats,
+        class_text=folder.class_text,
+        weight=1.0,
+        caption_source=folder.caption_source,
+        options=options,
+    )
 
 
 def _mask_beside(image: Path, options: DataOptions) -> Path | None:

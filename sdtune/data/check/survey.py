@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
+    from sdtune.data.bucket_report import BucketReport
     from sdtune.data.check.pictures import PictureFacts
-    from sdtune.data.types import Placement, Size
+    from sdtune.data.types import Size
     from sdtune.errors import Problem
 
 Role = Literal["training", "regularization", "validation"]
@@ -63,7 +64,6 @@ class SeenImage:
         size_bytes: Size of the file; 0: not known.
         caption: What is learned with it; None: there is none.
         mask: Where in it the loss counts; None: no file says so.
-        placement: How it comes to its bucket; None: not known.
     """
 
     path: Path
@@ -75,7 +75,6 @@ class SeenImage:
     size_bytes: int = 0
     caption: str | None = None
     mask: SeenMask | None = None
-    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +163,7 @@ class Survey:
         options: Options of the data.
         folders: Its folders.
         run: The run it is for.
+        buckets: What its buckets cost; None: not known.
         refusals: What a run would say instead of starting.
         images_in_all: Of how many images these are some; None: they are all.
     """
@@ -172,6 +172,7 @@ class Survey:
     options: DataOptions
     folders: tuple[SeenFolder, ...]
     run: RunFacts
+    buckets: BucketReport | None = None
     refusals: tuple[Problem, ...] = ()
     images_in_all: int | None = None
 

@@ -49,7 +49,7 @@ def draw_photo(seed, px=320):
     values = values / values.std()
     y, x = np.mgrid[:px, :px]
     for _ in range(5):
-        cx, cy, r = draws.uniform(0, px, 2).tolist() + [draws.uniform(px / 12, px / 5)]
+        cx, cy, r = [*draws.uniform(0, px, 2), draws.uniform(px / 12, px / 5)]
         values[(x - cx) ** 2 + (y - cy) ** 2 < r * r] += draws.normal(size=3)
     return Image.fromarray(np.clip(128 + 40 * values, 0, 255).astype(np.uint8))
 
@@ -178,7 +178,7 @@ def tiny(data):
 
 def enlarged(data):
     image = data.take()
-    side = int(data.px * data.draws.uniform(0.6, 0.85))
+    side = int(data.px * data.draws.uniform(0.51, 0.64))
     return replaced(image, opened(image).resize((side, side), Image.Resampling.BOX), ".png")
 
 
