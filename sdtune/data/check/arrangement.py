@@ -104,6 +104,8 @@ def image_count(survey: Survey) -> Iterator[Finding]:
 def repeats(survey: Survey) -> Iterator[Finding]:
     """Judge repeats of folders, by themselves and among each other."""
     folders = [folder for folder in survey.read_folders("training") if folder.images]
+    if survey.images_in_all is not None:
+        return
     for folder in folders:
         if folder.repeats > MOST_REPEATS:
             yield Finding(
@@ -155,7 +157,7 @@ def class_images(survey: Survey) -> Iterator[Finding]:
                 remedy="name it after its class: reg/1_dog goes with img/10_zwx dog",
             )
     count, own = len(survey.images_for("regularization")), len(survey.images_for("training"))
-    if folders and count < own:
+    if folders and count < own and survey.images_in_all is None:
         yield Finding(
             kind=kinds.FEW_REG,
             place=str(folders[0].path),

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from sdtune.data.check import kinds
 from sdtune.data.check.finding import Finding
-from sdtune.data.check.survey import own_captions
 from sdtune.data.listing import CAPTION_SUFFIXES, stem_key
 
 if TYPE_CHECKING:
@@ -29,10 +28,10 @@ def missing_captions(survey: Survey) -> Iterator[Finding]:
         doubled = _doubled_suffixes(folder)
         wanted = usual_suffix(folder)
         for image in folder.images:
-            if _has_file(folder, image, wanted):
+            if image.caption is not None or any(path.suffix.lower() == wanted for path in image.caption_files):
                 continue
             stem = stem_key(image.path)
-            found = stray.get(stem) or doubled.get(image.path.name) or _other_suffix(folder, stem, wanted)
+            found = stray.get(stem) or doubled.get(image.path.name) or next(iter(image.caption_files), None)
             yield _misnamed(image, found, wanted) if found else _missing(image, wanted)
 
 
@@ -184,18 +183,9 @@ def _captioned_folders(survey: Survey) -> list[SeenFolder]:
     return [] if is_lenient else [folder for folder in folders if folder.caption_source in FROM_FILES]
 
 
-def _has_file(folder: SeenFolder, image: SeenImage, suffix: str) -> bool:
-    return any(path.suffix.lower() == suffix for path in own_captions(folder, image))
-
-
 def _doubled_suffixes(folder: SeenFolder) -> dict[str, Path]:
     """Find captions called as the whole image file, e.g. `01.jpg.txt`, by the image's name."""
     return {caption.path.stem: caption.path for caption in folder.captions}
-
-
-def _other_suffix(folder: SeenFolder, stem: str, suffix: str) -> Path | None:
-    files = (c.path for c in folder.captions if stem_key(c.path) == stem and c.path.suffix.lower() != suffix)
-    return next(files, None)
 
 
 def _surplus(folder: SeenFolder, files: list[Path]) -> list[Path]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from sdtune.data.check import kinds
 from sdtune.data.check.finding import Finding
-from sdtune.data.check.survey import own_captions
 from sdtune.data.index import MAX_ASPECT, MIN_SIDE_PX
 from sdtune.data.listing import UNREADABLE_SUFFIXES
 
@@ -43,14 +42,14 @@ _FAULT_REMEDIES = {
 
 def faulty_images(survey: Survey) -> Iterator[Finding]:
     """Find pictures that cannot be read."""
-    for folder, image in _all_images(survey):
+    for image in survey.images:
         if image.fault is not None:
             yield Finding(
                 kind=_FAULTS[image.fault.kind],
                 place=str(image.path),
                 message=image.fault.text,
                 remedy=_FAULT_REMEDIES[image.fault.kind],
-                script=leave_out(folder, image),
+                script=leave_out(image),
             )
 
 
@@ -69,20 +68,21 @@ def foreign_formats(survey: Survey) -> Iterator[Finding]:
 
 def small_images(survey: Survey) -> Iterator[Finding]:
     """Find pictures that are too small or too narrow for any bucket."""
-    for folder, image in _all_images(survey):
+    for image in survey.images:
         if image.size and (min(image.size) < MIN_SIDE_PX or max(image.size) > MAX_ASPECT * min(image.size)):
             yield Finding(
                 kind=kinds.TOO_SMALL,
                 place=str(image.path),
                 message=f"{image.size} px; sides start at {MIN_SIDE_PX}, and none is {MAX_ASPECT} times the other",
                 remedy="leave it out",
-                script=leave_out(folder, image),
+                script=leave_out(image),
             )
 
 
 def wrong_extensions(survey: Survey) -> Iterator[Finding]:
     """Find pictures whose names say another format than their content."""
-    for folder, image in _all_images(survey):
+    pairs = [(folder, image) for folder in survey.read_folders() for image in folder.images]
+    for folder, image in pairs:
         kind = image.facts.format if image.facts else ""
         usual = _SUFFIXES.get(kind, (f".{kind.lower()}",))
         if kind and image.path.suffix.lower() not in usual:
@@ -158,7 +158,7 @@ def huge_files(survey: Survey) -> Iterator[Finding]:
 
 def soft_images(survey: Survey) -> Iterator[Finding]:
     """Find pictures that are blurred, or were enlarged before they came here."""
-    for folder, image in _all_images(survey):
+    for image in survey.images:
         facts = image.facts
         if facts is not None and facts.is_blurred:
             yield Finding(
@@ -166,7 +166,7 @@ def soft_images(survey: Survey) -> Iterator[Finding]:
                 place=str(image.path),
                 message=f"no edge is sharp (sharpness {facts.sharpness:.2f} of 1)",
                 remedy="take a sharper one, or leave it out",
-                script=leave_out(folder, image),
+                script=leave_out(image),
             )
         if facts is not None and facts.is_enlarged:
             yield Finding(
@@ -174,13 +174,13 @@ def soft_images(survey: Survey) -> Iterator[Finding]:
                 place=str(image.path),
                 message=f"{image.size} px, with the detail of a picture about {facts.falloff_scale:.1f} times smaller",
                 remedy="use the file it was made from, or leave it out",
-                script=leave_out(folder, image),
+                script=leave_out(image),
             )
 
 
 def plain_images(survey: Survey) -> Iterator[Finding]:
     """Find pictures that show nothing, are framed, or lost much to compression."""
-    for folder, image in _all_images(survey):
+    for image in survey.images:
         facts = image.facts
         if facts is None:
             continue
@@ -190,7 +190,7 @@ def plain_images(survey: Survey) -> Iterator[Finding]:
                 place=str(image.path),
                 message="of one colour",
                 remedy="leave it out",
-                script=leave_out(folder, image),
+                script=leave_out(image),
             )
         if facts.has_frame:
             shares = ", ".join(
@@ -211,13 +211,9 @@ def plain_images(survey: Survey) -> Iterator[Finding]:
             )
 
 
-def leave_out(folder: SeenFolder, image: SeenImage) -> tuple[str, ...]:
+def leave_out(image: SeenImage) -> tuple[str, ...]:
     """Give the command that sets an image aside, with the captions that are its alone."""
-    return ("set_aside", str(image.path), *(str(path) for path in own_captions(folder, image)))
-
-
-def _all_images(survey: Survey) -> Iterator[tuple[SeenFolder, SeenImage]]:
-    return ((folder, image) for folder in survey.read_folders() for image in folder.images)
+    return ("set_aside", str(image.path), *(str(path) for path in image.caption_files))
 
 
 def free_name(folder: SeenFolder, wanted: Path) -> Path:

@@ -20,16 +20,15 @@ TINY = 0.5
 def tiny_images(survey: Survey) -> Iterator[Finding]:
     """Find images that have less than half of the pixels they need, each way."""
     least = TINY * min(survey.run.size)
-    for folder in survey.read_folders():
-        for image in folder.images:
-            if image.size and min(image.size) < least:
-                yield Finding(
-                    kind=kinds.TINY,
-                    place=str(image.path),
-                    message=f"{image.size} px, for a resolution of {survey.run.size}",
-                    remedy="take a larger picture, or leave it out; or a lower data.resolution",
-                    script=leave_out(folder, image),
-                )
+    for image in survey.images:
+        if image.size and min(image.size) < least:
+            yield Finding(
+                kind=kinds.TINY,
+                place=str(image.path),
+                message=f"{image.size} px, for a resolution of {survey.run.size}",
+                remedy="take a larger picture, or leave it out; or a lower data.resolution",
+                script=leave_out(image),
+            )
 
 
 def bucket_costs(survey: Survey) -> Iterator[Finding]:

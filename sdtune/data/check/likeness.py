@@ -11,7 +11,6 @@ from sdtune.data.check import kinds
 from sdtune.data.check.files import free_name, leave_out
 from sdtune.data.check.finding import Finding
 from sdtune.data.check.pictures import near_duplicates
-from sdtune.data.check.survey import own_captions
 from sdtune.data.listing import stem_key
 
 if TYPE_CHECKING:
@@ -27,41 +26,40 @@ _CAPTIONED_BY_FILE = frozenset({"auto", "txt", "caption"})
 def exact_duplicates(survey: Survey) -> Iterator[Finding]:
     """Find files that are there twice, of one role; the one with a caption stays."""
     groups = defaultdict(list)
-    for folder, image in _best_first(survey):
+    for image in _best_first(survey):
         if image.digest:
-            groups[image.role, image.digest].append((folder, image))
-    for (_, first), *rest in groups.values():
-        for folder, image in rest:
+            groups[image.role, image.digest].append(image)
+    for first, *rest in groups.values():
+        for image in rest:
             yield Finding(
                 kind=kinds.EXACT_DUPLICATE,
                 place=str(image.path),
                 message=f"the same file as {_told(first, image)}",
                 remedy="leave one of them out",
-                script=leave_out(folder, image),
+                script=leave_out(image),
             )
 
 
 def like_pictures(survey: Survey) -> Iterator[Finding]:
     """Find pictures that are almost the same: in one role, or in two that must not share any."""
-    seen = [(folder, image, image.facts) for folder, image in _best_first(survey) if image.facts is not None]
-    for group in near_duplicates([facts for _, _, facts in seen]):
-        _, first, _ = seen[group[0]]
-        for folder, image, _ in (seen[place] for place in group[1:]):
+    seen = [(image, image.facts) for image in _best_first(survey) if image.facts is not None]
+    for group in near_duplicates([facts for _, facts in seen]):
+        first, *rest = [seen[place][0] for place in group]
+        for image in rest:
             if image.role != first.role or image.digest != first.digest:
-                yield _alike(first, image, folder)
+                yield _alike(first, image)
 
 
-def _best_first(survey: Survey) -> list[tuple[SeenFolder, SeenImage]]:
+def _best_first(survey: Survey) -> list[SeenImage]:
     """List images, those first that stay where two are alike: of the subject, with a caption, of more pixels."""
-    pairs = [(folder, image) for folder in survey.read_folders() for image in folder.images]
-    return sorted(pairs, key=lambda pair: _worth(pair[1]))
+    return sorted(survey.images, key=_worth)
 
 
 def _worth(image: SeenImage) -> tuple[int, bool, int]:
     return _ROLES.index(image.role), image.caption is None, -math.prod(image.size or (0,))
 
 
-def _alike(first: SeenImage, second: SeenImage, folder: SeenFolder) -> Finding:
+def _alike(first: SeenImage, second: SeenImage) -> Finding:
     kind, remedy = (
         {
             "validation": (kinds.LEAK, "keep such pictures on one side"),
@@ -76,7 +74,7 @@ def _alike(first: SeenImage, second: SeenImage, folder: SeenFolder) -> Finding:
         place=str(second.path),
         message=f"{like} {_told(first, second)}",
         remedy=remedy,
-        script=leave_out(folder, second),
+        script=leave_out(second),
     )
 
 
@@ -109,7 +107,7 @@ def case_names(survey: Survey) -> Iterator[Finding]:
             for image in rest:
                 new = free_name(folder, image.path)
                 moved = [(image.path, new)]
-                moved += [(path, new.with_suffix(path.suffix)) for path in own_captions(folder, image)]
+                moved += [(path, new.with_suffix(path.suffix)) for path in image.caption_files]
                 yield Finding(
                     kind=kinds.CASE_NAMES,
                     place=str(image.path),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -155,17 +155,15 @@ def _see(
     subset = records[0].subset if records else None
     source = subset.caption_source if subset else options.captions
     by_stem = _chosen_captions(captions) if source in _FROM_FILES else {}
-    name = _NUMBERED.fullmatch(files.path.resolve().name)
+    own_files = _files_by_image(files)
     images = []
     for path in files.images:
         on_image(path)
         seen = read_image(path, "validation" if path in reading.measured else role, root.resolve(), memory)
-        images.append(_joined(seen, reading, by_stem, options))
-    is_inside = (
-        role == "training"
-        and not records
-        and any(_REGULARIZATION.fullmatch(part) for part in files.path.relative_to(root).parts)
-    )
+        images.append(replace(_joined(seen, reading, by_stem, options), caption_files=own_files[path]))
+    name = _NUMBERED.fullmatch(files.path.resolve().name)
+    is_reg = any(_REGULARIZATION.fullmatch(part) for part in files.path.relative_to(root).parts)
+    is_inside = is_reg and role == "training" and not records
     return SeenFolder(
         path=files.path,
         role="regularization" if is_inside else role,
@@ -179,6 +177,16 @@ def _see(
         is_inside=is_inside,
         is_paired=subset is None or bool(subset.pairs_with),
     )
+
+
+def _files_by_image(files: FolderFiles) -> dict[Path, tuple[Path, ...]]:
+    """Give the caption files of each image that no other image shares."""
+    times = Counter(stem_key(path) for path in files.images)
+    by_stem = defaultdict(list)
+    for path in files.captions:
+        by_stem[stem_key(path)].append(path)
+    stems = {path: stem_key(path) for path in files.images}
+    return {path: tuple(by_stem[stem]) if times[stem] == 1 else () for path, stem in stems.items()}
 
 
 def _joined(seen: SeenImage, reading: _Reading, by_stem: Mapping[str, SeenCaption], options: DataOptions) -> SeenImage:

@@ -61,7 +61,7 @@ def open_memory(folder: Path | None = None) -> Iterator[Memory]:
     Args:
         folder: The cache folder; None: the user's.
     """
-    place = (folder or user_cache_folder()) / "pictures"
+    place = (folder.expanduser() if folder else user_cache_folder()) / "pictures"
     try:
         place.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(place / f"facts-{VERSION}.sqlite", timeout=_WAIT_S, isolation_level=None)

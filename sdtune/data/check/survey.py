@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from sdtune.data.listing import stem_key
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
@@ -63,6 +61,7 @@ class SeenImage:
         digest: BLAKE2b-128 of its bytes; empty: not read.
         size_bytes: Size of the file; 0: not known.
         caption: What is learned with it; None: there is none.
+        caption_files: Caption files that belong to it and to no other image, whatever their suffix.
         mask: Where in it the loss counts; None: no file says so.
     """
 
@@ -74,6 +73,7 @@ class SeenImage:
     digest: str = ""
     size_bytes: int = 0
     caption: str | None = None
+    caption_files: tuple[Path, ...] = ()
     mask: SeenMask | None = None
 
 
@@ -189,18 +189,16 @@ class Survey:
         """List the images of one role."""
         return [image for image in self.images if image.role == role]
 
+    def captioned(self) -> Iterator[tuple[str, SeenImage]]:
+        """Give each training image that has a caption, and where that is written: its file, or the image itself."""
+        for image in self.images_for("training"):
+            if image.caption:
+                yield str(image.caption_files[0] if image.caption_files else image.path), image
+
     @cached_property
     def captions(self) -> tuple[str, ...]:
         """What is learned with the training images that have a caption."""
         return tuple(image.caption for image in self.images_for("training") if image.caption)
-
-
-def own_captions(folder: SeenFolder, image: SeenImage) -> list[Path]:
-    """List the caption files of an image that no other image shares."""
-    stem = stem_key(image.path)
-    if sum(stem_key(other.path) == stem for other in folder.images) > 1:
-        return []
-    return [caption.path for caption in folder.captions if stem_key(caption.path) == stem]
 
 
 def tags_of(caption: str, separator: str = ",") -> list[str]:

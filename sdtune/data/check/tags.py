@@ -14,7 +14,7 @@ from sdtune.data.check.trigger import find_trigger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from sdtune.data.check.survey import SeenCaption, Survey
+    from sdtune.data.check.survey import Survey
 
 _FREQUENT = 4  # captions that a word is in before a rare one can be its misspelling
 _TIMES = 4  # how much more frequent it is
@@ -36,15 +36,15 @@ def typos(survey: Survey) -> Iterator[Finding]:
     split = _splitter(survey.captions, separator)
     counts = Counter(word for caption in survey.captions for word in set(split(caption)))
     meant = find_misspelled(counts)
-    for caption in _caption_files(survey) if meant else ():
-        for word in dict.fromkeys(split(caption.text or "")):
+    for place, image in survey.captioned() if meant else ():
+        for word in dict.fromkeys(split(image.caption or "")):
             if word in meant:
                 yield Finding(
                     kind=kinds.TYPO,
-                    place=str(caption.path),
+                    place=place,
                     message=f"'{word}' looks like '{meant[word]}', which is in {counts[meant[word]]} captions",
                     remedy="mend it if it is a mistake",
-                    script=("replace_word", str(caption.path), word, meant[word]),
+                    script=("replace_word", place, word, meant[word]) if image.caption_files else (),
                 )
 
 
@@ -93,28 +93,28 @@ def one_value_tags(survey: Survey) -> Iterator[Finding]:
 
 def repeated_tags(survey: Survey) -> Iterator[Finding]:
     """Find captions that say a tag twice."""
-    for caption in _caption_files(survey):
-        counts = Counter(tag.casefold() for tag in tags_of(caption.text or "", survey.options.tag_separator))
+    for place, image in survey.captioned():
+        counts = Counter(tag.casefold() for tag in tags_of(image.caption or "", survey.options.tag_separator))
         twice = [tag for tag, count in counts.items() if count > 1]
         if twice:
             yield Finding(
                 kind=kinds.REPEATED_TAG,
-                place=str(caption.path),
+                place=place,
                 message=f"more than once: {', '.join(twice)}",
                 remedy="say it once",
-                script=("drop_repeated", str(caption.path)),
+                script=("drop_repeated", place) if image.caption_files else (),
             )
 
 
 def contradictions(survey: Survey) -> Iterator[Finding]:
     """Find captions with two tags that exclude each other."""
-    for caption in _caption_files(survey):
-        tags = {tag.casefold().replace("_", " ") for tag in tags_of(caption.text or "", survey.options.tag_separator)}
+    for place, image in survey.captioned():
+        tags = {tag.casefold().replace("_", " ") for tag in tags_of(image.caption or "", survey.options.tag_separator)}
         for one, other in OPPOSITES:
             if one in tags and other in tags:
                 yield Finding(
                     kind=kinds.CONTRADICTION,
-                    place=str(caption.path),
+                    place=place,
                     message=f"says '{one}' and '{other}'",
                     remedy="look at the picture, and take the wrong one out",
                 )
@@ -139,11 +139,6 @@ def _splitter(captions: Iterable[str], separator: str) -> Callable[[str], list[s
     if is_tagged(captions, separator):
         return lambda caption: [tag.casefold() for tag in tags_of(caption, separator)]
     return lambda caption: [word.strip(".,;:!?\"'()").casefold() for word in caption.split()]
-
-
-def _caption_files(survey: Survey) -> Iterator[SeenCaption]:
-    folders = (folder for folder in survey.read_folders("training"))
-    return (caption for folder in folders for caption in folder.captions if caption.text)
 
 
 def _shortened(word: str) -> set[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdtune.data.check import kinds
 from sdtune.data.check.finding import Finding
-from sdtune.data.check.survey import is_tagged, own_captions, tags_of
+from sdtune.data.check.survey import is_tagged, tags_of
 from sdtune.data.check.words import COMMON
 
 if TYPE_CHECKING:
@@ -47,17 +47,15 @@ def trigger_missing(survey: Survey) -> Iterator[Finding]:
     if not trigger or survey.options.token or trigger in COMMON:
         return
     count = sum(trigger in words_of(caption) for caption in survey.captions)
-    for folder in survey.read_folders("training"):
-        for image in folder.images:
-            if image.caption and image.role == "training" and trigger not in words_of(image.caption):
-                files = own_captions(folder, image)
-                yield Finding(
-                    kind=kinds.TRIGGER_MISSING,
-                    place=str(image.path),
-                    message=f"its caption has no '{trigger}', which {count} of {len(survey.captions)} have",
-                    remedy=f"put it into the caption; data.token={trigger} puts it in where it is missing",
-                    script=("put_first", str(files[0]), trigger) if files else (),
-                )
+    for place, image in survey.captioned():
+        if trigger not in words_of(image.caption or ""):
+            yield Finding(
+                kind=kinds.TRIGGER_MISSING,
+                place=place,
+                message=f"no '{trigger}', which {count} of {len(survey.captions)} captions have",
+                remedy=f"put it into the caption; data.token={trigger} puts it in where it is missing",
+                script=("put_first", place, trigger) if image.caption_files else (),
+            )
 
 
 def trigger_words(survey: Survey) -> Iterator[Finding]:

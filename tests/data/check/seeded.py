@@ -296,7 +296,7 @@ def long_caption(data):
 def trigger_missing(data):
     image = data.take()
     say(image, caption_of(image).read_text().replace("zwx dog", "a dog"))
-    return image.name
+    return caption_of(image).name
 
 
 def typo(data):
