@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -34,4 +35,4 @@ def new(folder: Path) -> None:
         f"next: put images into {images / '10_zwx dog'} (10 repeats; zwx calls the subject, a dog is what it is),"
     )
     click.echo("      each with a caption beside it: 01.jpg and 01.txt")
-    click.echo(f"then: sdtune data check '{images}'")
+    click.echo(f"then: sdtune data check {shlex.quote(str(images))}")

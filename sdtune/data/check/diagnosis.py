@@ -80,13 +80,14 @@ class Diagnosis:
         return sum(finding.kind.severity == severity for finding in self.findings)
 
     def summary(self) -> str:
-        """Say in one line what was found: `2 warnings: 1 blurred, 1 near-duplicate`."""
+        """Say in one line what was found: `2 warnings: 1 blurred, 1 near-duplicate; 3 notes`."""
         parts = []
         for severity in SEVERITIES:
             kinds = Counter(finding.kind.name for finding in self.findings if finding.kind.severity == severity)
+            named = ", ".join(f"{count} {name}" for name, count in kinds.items())
             if kinds:
-                named = ", ".join(f"{count} {name}" for name, count in kinds.items())
-                parts.append(f"{plural(kinds.total(), severity)}: {named}")
+                told = f": {named}" if severity != "note" else ""
+                parts.append(plural(kinds.total(), severity) + told)
         return "; ".join(parts) or "nothing found"
 
 

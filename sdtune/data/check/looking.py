@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from sdtune.data.check.memory import Memory
     from sdtune.data.check.survey import Role, SeenCaption, TokenCounter
     from sdtune.data.check.walking import FolderFiles
-    from sdtune.errors import Problem
 
 _NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
 _REGULARIZATION = re.compile(r"(\d+_)?reg(s|ulari[sz]ation)?([ _-].*)?", re.IGNORECASE | re.DOTALL)
@@ -46,7 +45,7 @@ class _Reading:
     records: Mapping[Path, ImageRecord] = field(default_factory=dict)
     measured: frozenset[Path] = frozenset()
     buckets: BucketReport | None = None
-    refusals: tuple[Problem, ...] = ()
+    refusal: SdtuneError | None = None
 
 
 def look(options: CoreOptions, run: RunFacts, on_image: Callable[[Path], None] = lambda path: None) -> Survey:
@@ -56,16 +55,22 @@ def look(options: CoreOptions, run: RunFacts, on_image: Callable[[Path], None] =
         options: Options of the run; a resolution is given.
         run: What else is known of it.
         on_image: Called with each image before it is read.
+
+    Raises:
+        SdtuneError: There is no folder to look at: none was named, or the file that lists the images cannot be read.
     """
     data = options.data
     reading = _read_as_a_run(options)
     roots = list(_roots(options, reading))
+    if not roots and reading.refusal is not None:
+        raise reading.refusal
     with open_memory(data.cache.dir) as memory:
         look = partial(_see, reading=reading, options=data, memory=memory, on_image=on_image)
         folders = [look(files, role, root) for root, role in roots for files in _folders(root, options)]
-    buckets = _guess_buckets(folders, options) if reading.refusals else reading.buckets
+    buckets = _guess_buckets(folders, options) if reading.refusal else reading.buckets
+    refusals = reading.refusal.problems if reading.refusal else ()
     top = data.path or roots[0][0]
-    return Survey(root=top, options=data, folders=tuple(folders), run=run, buckets=buckets, refusals=reading.refusals)
+    return Survey(root=top, options=data, folders=tuple(folders), run=run, buckets=buckets, refusals=refusals)
 
 
 def run_facts(options: CoreOptions, tokens: TokenCounter | None = None) -> RunFacts:
@@ -92,7 +97,7 @@ def _read_as_a_run(options: CoreOptions) -> _Reading:
         index, held_out = hold_out(build_index(options.data, sources), options.data, options.validation)
         buckets = _report(index.images, options)
     except SdtuneError as error:
-        return _Reading(refusals=error.problems)
+        return _Reading(refusal=error)
     held = held_out.index.images if held_out is not None else ()
     return _Reading(
         records={record.path: record for images in (index.images, held) for record in images},
@@ -112,7 +117,8 @@ def _roots(options: CoreOptions, reading: _Reading) -> Iterator[tuple[Path, Role
     if data.path is not None and data.path.is_dir():
         yield data.path, "training"
     else:
-        listed = (record.subset.path for record in reading.records.values() if not record.subset.is_regularization)
+        trained = [record for path, record in reading.records.items() if path not in reading.measured]
+        listed = [record.subset.path for record in trained if not record.subset.is_regularization]
         for path in dict.fromkeys([*(subset.path for subset in data.subsets), *listed]):
             yield path, "training"
     for source in find_sources(options.regularization, data.subsets):

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1  # of what is seen in a picture: another one forgets all
 _WAIT_S = 2.0
+_AT_ONCE = 200
 _ERRORS = (sqlite3.Error, OSError, ValueError, TypeError)
 
 
@@ -31,11 +32,12 @@ class Memory:
 
     def __init__(self, database: sqlite3.Connection | None = None) -> None:
         self._database = database
+        self._new: dict[str, PictureFacts] = {}
 
     def recall(self, digest: str) -> PictureFacts | None:
         """Give what was kept of a picture; None: nothing, or nothing that can be read."""
-        if self._database is None:
-            return None
+        if self._database is None or digest in self._new:
+            return self._new.get(digest)
         try:
             row = self._database.execute("SELECT facts FROM pictures WHERE digest = ?", (digest,)).fetchone()
             return PictureFacts.from_dict(json.loads(row[0])) if row else None
@@ -44,14 +46,23 @@ class Memory:
             return None
 
     def keep(self, digest: str, facts: PictureFacts) -> None:
-        """Keep what was seen in a picture."""
-        if self._database is None:
+        """Keep what was seen in a picture; it is written with the next ones, so that other programs need not wait."""
+        if self._database is not None:
+            self._new[digest] = facts
+            if len(self._new) >= _AT_ONCE:
+                self.write()
+
+    def write(self) -> None:
+        """Write what is new; what cannot be written is looked at again another time."""
+        if self._database is None or not self._new:
             return
+        rows = [(digest, json.dumps(facts.to_dict())) for digest, facts in self._new.items()]
+        self._new.clear()
         try:
-            row = (digest, json.dumps(facts.to_dict()))
-            self._database.execute("INSERT OR REPLACE INTO pictures VALUES (?, ?)", row)
+            with self._database:
+                self._database.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?)", rows)
         except _ERRORS as error:
-            logger.debug("facts of %s: %s", digest, error)
+            logger.debug("facts of %d pictures are not kept: %s", len(rows), error)
 
 
 @contextmanager
@@ -62,25 +73,18 @@ def open_memory(folder: Path | None = None) -> Iterator[Memory]:
         folder: The cache folder; None: the user's.
     """
     place = (folder.expanduser() if folder else user_cache_folder()) / "pictures"
+    database = None
     try:
         place.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(place / f"facts-{VERSION}.sqlite", timeout=_WAIT_S, isolation_level=None)
-        database.execute("CREATE TABLE IF NOT EXISTS pictures (digest TEXT PRIMARY KEY, facts TEXT) WITHOUT ROWID")
+        database = sqlite3.connect(place / f"facts-{VERSION}.sqlite", timeout=_WAIT_S)
         database.execute("PRAGMA synchronous = OFF")  # what is lost is looked at again
-        database.execute("BEGIN")
+        database.execute("CREATE TABLE IF NOT EXISTS pictures (digest TEXT PRIMARY KEY, facts TEXT) WITHOUT ROWID")
     except _ERRORS as error:
         logger.debug("no memory of pictures: %s", error)
-        yield Memory()
-        return
+    memory = Memory(database)
     try:
-        yield Memory(database)
+        yield memory
     finally:
-        _close(database)
-
-
-def _close(database: sqlite3.Connection) -> None:
-    try:
-        database.commit()
-    except sqlite3.Error as error:
-        logger.debug("facts of pictures are not kept: %s", error)
-    database.close()
+        memory.write()
+        if database is not None:
+            database.close()

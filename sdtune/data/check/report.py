@@ -84,7 +84,10 @@ def _resolution(diagnosis: Diagnosis) -> Iterator[str]:
 def _verdict(diagnosis: Diagnosis) -> str:
     counts = [(severity, diagnosis.count(severity)) for severity in SEVERITIES]
     text = ", ".join(plural(count, severity) for severity, count in counts if count) or "nothing to mend"
-    return f"{text}; a run would refuse it" if diagnosis.count("error") else text
+    if diagnosis.count("error"):
+        text += "; a run would not start"
+    mended = sum(bool(finding.script) for finding in diagnosis.findings)
+    return f"{text}; --fix-script FILE writes commands for {mended} of them" if mended else text
 
 
 def _short(place: str, root: Path) -> str:
