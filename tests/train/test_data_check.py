@@ -8,7 +8,7 @@ import sdtune_lora
 from sdtune.config.compose import load
 from sdtune.data.check import memory
 from sdtune.plugins import Registry
-from sdtune.testing.images import draw_picture, write_images
+from sdtune.testing.images import write_images
 from sdtune.train import data_check
 from sdtune.train.assembly import assemble
 from sdtune.train.data_check import check_data
@@ -19,7 +19,9 @@ from sdtune.train.run import run_folder
 @pytest.fixture
 def photos(tmp_path):
     write_images(tmp_path / "10_zwx dog", 6, caption="zwx dog, {index}")
-    draw_photo(9, 96).filter(ImageFilter.GaussianBlur(4)).save(tmp_path / "10_zwx dog" / "05.png")
+    for number, path in enumerate(sorted((tmp_path / "10_zwx dog").glob("*.png"))):
+        draw_photo(number, 64).save(path)
+    draw_photo(9, 256).filter(ImageFilter.GaussianBlur(6)).save(tmp_path / "10_zwx dog" / "05.png")
     return tmp_path / "10_zwx dog"
 
 
@@ -72,7 +74,7 @@ def test_another_version_of_the_look_forgets(photos, monkeypatch):
 
 def test_held_out_images_are_compared_with_those_trained_on(photos, tmp_path):
     write_images(tmp_path / "held", 1, caption="zwx dog")
-    draw_picture(seed=1).save(tmp_path / "held" / "00.png", compress_level=1)
+    draw_photo(1, 64).save(tmp_path / "held" / "00.png", compress_level=1)
     found = check_data(assembled(photos, f"validation.path={tmp_path / 'held'}"))
     assert [finding.place for finding in found.findings if finding.kind.name == "leak"] == [
         str(tmp_path / "held" / "00.png")

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from sdtune.data.check import kinds
+from sdtune.data.check.captions import LIKE_CAPTIONS
 from sdtune.data.check.finding import Finding
 from sdtune.data.listing import UNREADABLE_SUFFIXES, shorten
 
@@ -63,7 +64,8 @@ def unread_folders(survey: Survey) -> Iterator[Finding]:
 def ignored_files(survey: Survey) -> Iterator[Finding]:
     """Tell of files that are neither images nor captions."""
     for folder in survey.folders:
-        others = [path for path in folder.others if path.suffix.lower() not in UNREADABLE_SUFFIXES]
+        told = UNREADABLE_SUFFIXES | LIKE_CAPTIONS
+        others = [path for path in folder.others if path.suffix.lower() not in told]
         if others:
             suffixes = Counter(path.suffix.lower() or "no suffix" for path in others)
             counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())

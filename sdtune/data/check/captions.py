@@ -15,16 +15,14 @@ if TYPE_CHECKING:
     from sdtune.data.check.survey import SeenFolder, SeenImage, Survey
 
 FROM_FILES = frozenset({"auto", "txt", "caption"})
-_ALIKE = frozenset(
-    {".text", ".tags", ".tag", ".cap", ".captions", ".prompt", ".md", ".rtf", ".log", ".bak", ".caption2"}
-)
+LIKE_CAPTIONS = frozenset({".text", ".tags", ".tag", ".cap", ".captions", ".prompt", ".md", ".rtf"})
 _CUT_CHARACTERS = 60
 
 
 def missing_captions(survey: Survey) -> Iterator[Finding]:
     """Find images without a caption, in folders whose captions come from files."""
     for folder in _captioned_folders(survey):
-        stray = {stem_key(path.with_suffix("")): path for path in folder.others if path.suffix.lower() in _ALIKE}
+        stray = {stem_key(path.with_suffix("")): path for path in folder.others if path.suffix.lower() in LIKE_CAPTIONS}
         doubled = _doubled_suffixes(folder)
         wanted = usual_suffix(folder)
         for image in folder.images:

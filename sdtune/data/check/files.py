@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdtune.data.check.finding import DefectKind
+    from sdtune.data.check.pictures import PictureFacts
     from sdtune.data.check.survey import SeenFolder, SeenImage, Survey
 
 HUGE_BYTES = 30_000_000
 LEAST_TRANSPARENT = 0.001
+JUDGED_PX = 128
+"""Sharpness and frames of pictures with a shorter side below this say nothing."""
 
 _SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jfif"),
@@ -159,7 +162,7 @@ def huge_files(survey: Survey) -> Iterator[Finding]:
 def soft_images(survey: Survey) -> Iterator[Finding]:
     """Find pictures that are blurred, or were enlarged before they came here."""
     for image in survey.images:
-        facts = image.facts
+        facts = _judged(image)
         if facts is not None and facts.is_blurred:
             yield Finding(
                 kind=kinds.BLURRED,
@@ -182,9 +185,7 @@ def plain_images(survey: Survey) -> Iterator[Finding]:
     """Find pictures that show nothing, are framed, or lost much to compression."""
     for image in survey.images:
         facts = image.facts
-        if facts is None:
-            continue
-        if facts.is_blank:
+        if facts is not None and facts.is_blank:
             yield Finding(
                 kind=kinds.BLANK,
                 place=str(image.path),
@@ -192,7 +193,7 @@ def plain_images(survey: Survey) -> Iterator[Finding]:
                 remedy="leave it out",
                 script=leave_out(image),
             )
-        if facts.has_frame:
+        if facts is not None and facts.has_frame and _judged(image):
             shares = ", ".join(
                 f"{share:.0%} {side}" for side, share in zip(_SIDES, facts.borders, strict=True) if share
             )
@@ -202,13 +203,18 @@ def plain_images(survey: Survey) -> Iterator[Finding]:
                 message=f"even stripes along its sides: {shares}",
                 remedy="crop them away",
             )
-        if facts.is_poor_jpeg:
+        if facts is not None and facts.is_poor_jpeg:
             yield Finding(
                 kind=kinds.POOR_JPEG,
                 place=str(image.path),
                 message=f"JPEG of quality {facts.quality}",
                 remedy="take the original, if there is one",
             )
+
+
+def _judged(image: SeenImage) -> PictureFacts | None:
+    """Give what is seen in a picture, where it is large enough to judge by."""
+    return image.facts if image.size and min(image.size) >= JUDGED_PX else None
 
 
 def leave_out(image: SeenImage) -> tuple[str, ...]:

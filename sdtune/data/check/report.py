@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from sdtune.data.check.diagnosis import plural
-from sdtune.data.check.kinds import SEVERITIES
+from sdtune.data.check.kinds import KINDS, SEVERITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,6 +52,12 @@ def render(diagnosis: Diagnosis, places: int | None = PLACES) -> str:
         if len(findings) > len(shown):
             lines.append(f"    and {len(findings) - len(shown)} more; --all shows them")
     return "\n".join([*lines, "", _verdict(diagnosis)])
+
+
+def kinds_table() -> str:
+    """Write all kinds of defect as a table for the documentation."""
+    rows = [f"| `{kind.name}` | {kind.severity} | {kind.why} |" for kind in KINDS]
+    return "\n".join(["| kind | severity | why it matters |", "|---|---|---|", *rows])
 
 
 def _tree(folders: Sequence[SeenFolder], root: Path) -> Iterator[str]:

@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from sdtune.data.check.kinds import BLURRED, NEAR_DUPLICATE, TINY, TYPO, UPSCALED
+from sdtune.data.check.kinds import BLURRED, NEAR_DUPLICATE, TINY, TRIGGER_MISSING, TYPO, UPSCALED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sdtune.data.check.diagnosis import Diagnosis
     from sdtune.data.check.finding import DefectKind, Finding
 
-JUDGEMENTS = frozenset({BLURRED, NEAR_DUPLICATE, TINY, TYPO, UPSCALED})
+JUDGEMENTS = frozenset({BLURRED, NEAR_DUPLICATE, TINY, TRIGGER_MISSING, TYPO, UPSCALED})
 """Kinds that only the user can judge: their commands are written as comments."""
 
 _DOES = {

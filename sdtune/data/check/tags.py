@@ -80,9 +80,9 @@ def one_value_tags(survey: Survey) -> Iterator[Finding]:
         return
     tags = [tags_of(caption, separator) for caption in captions]
     shared = set(tags[0]).intersection(*tags[1:])
-    trigger = find_trigger(survey)
+    triggers = {find_trigger(folder, survey.options) for folder in survey.read_folders("training")} - {""}
     for tag in [tag for tag in tags[0] if tag in shared]:
-        if not trigger or trigger.casefold() not in tag.casefold():
+        if not any(trigger in tag.casefold() for trigger in triggers):
             yield Finding(
                 kind=kinds.ONE_VALUE_TAG,
                 place=str(survey.root),

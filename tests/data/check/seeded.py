@@ -390,12 +390,12 @@ def refused(data):
 
 def trigger_common(data):
     data.options.append(f"data.token={data.draws.choice(['woman', 'dog', 'style'])}")
-    return data.root.name
+    return data.folder.name
 
 
 def trigger_splits(data):
     data.options.append("data.token=Zhang_Na_Ying_2024_v7")
-    return data.root.name
+    return data.folder.name
 
 
 def regularization(data, name="1_dog", count=None):

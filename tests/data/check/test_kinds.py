@@ -7,8 +7,6 @@ from seeded import DEFECTS, draw_photo, look_at, make_set, places
 
 from sdtune.data.check.kinds import KINDS
 
-USUAL_NOTES = {"one-value-tag", "image-count", "ignored-files"}
-
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
@@ -34,6 +32,16 @@ def test_a_defect_is_found_at_its_place(kind, data):
     place = DEFECTS[kind](data)
     allowed = {place} if isinstance(place, str) else set(place)
     assert places(look_at(data), kind) & allowed
+
+
+def test_each_folder_has_its_own_trigger_word(data):
+    other = data.root / "10_sks cat"
+    other.mkdir()
+    for image in data.free[:4]:
+        image.with_suffix(".txt").write_text("sks cat, brick wall, soft light")
+        for path in (image, image.with_suffix(".txt")):
+            path.rename(other / path.name)
+    assert look_at(data).findings == ()
 
 
 def test_every_kind_is_tried():

@@ -11,7 +11,7 @@ from sdtune.data.check.script import JUDGEMENTS, set_aside_folder, write_script
 
 MENDED = {
     "corrupt", "cut-off", "unknown-format", "too-small", "bad-name", "wrong-extension", "exact-duplicate", "same-stem",
-    "case-names", "undecodable-caption", "caption-extension", "orphan-caption", "several-lines", "trigger-missing",
+    "case-names", "undecodable-caption", "caption-extension", "orphan-caption", "several-lines",
     "repeated-tag", "blank",
 }  # fmt: skip
 JUDGED = {kind.name for kind in JUDGEMENTS}
@@ -23,7 +23,7 @@ def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     paths = [folder / f"{number:02d}.png" for number in range(30)]
     for number, path in enumerate(paths):
-        draw_photo(number, 96).save(path)
+        draw_photo(number, 160).save(path)
     return paths
 
 
@@ -35,7 +35,7 @@ def run(script, tmp_path):
 
 def uncommented(script):
     """Agree with every command that is left to the user."""
-    functions = ("set_aside ", "replace_word ")
+    functions = ("set_aside ", "replace_word ", "put_first ")
     return "".join(
         line.removeprefix("# ") if line[2:].startswith(functions) else line for line in script.splitlines(True)
     )
@@ -46,7 +46,7 @@ def files_below(folder):
 
 
 def test_what_it_mends_is_gone(photos, tmp_path):
-    data = make_set(tmp_path / "data", photos, px=80)
+    data = make_set(tmp_path / "data", photos, px=128)
     defects = {kind: IN_FILES[kind](data) for kind in sorted(MENDED)}
     before = look_at(data)
     assert defects.keys() <= {finding.kind.name for finding in before.findings}
@@ -57,7 +57,7 @@ def test_what_it_mends_is_gone(photos, tmp_path):
 
 
 def test_what_is_for_the_user_to_judge_is_a_comment(photos, tmp_path):
-    data = make_set(tmp_path / "data", photos, px=80)
+    data = make_set(tmp_path / "data", photos, px=128)
     for kind in sorted(JUDGED):
         IN_FILES[kind](data)
     before, files = look_at(data), files_below(data.root)
@@ -68,7 +68,7 @@ def test_what_is_for_the_user_to_judge_is_a_comment(photos, tmp_path):
 
 
 def test_nothing_is_deleted(photos, tmp_path):
-    data = make_set(tmp_path / "data", photos, px=80)
+    data = make_set(tmp_path / "data", photos, px=128)
     for kind in sorted(MENDED - {"bad-name"}):
         IN_FILES[kind](data)
     contents = {path.read_bytes() for path in files_below(data.root)}
@@ -78,7 +78,7 @@ def test_nothing_is_deleted(photos, tmp_path):
 
 
 def test_running_it_twice_does_no_harm(photos, tmp_path):
-    data = make_set(tmp_path / "data", photos, px=80)
+    data = make_set(tmp_path / "data", photos, px=128)
     for kind in sorted(MENDED):
         IN_FILES[kind](data)
     script = write_script(look_at(data))
@@ -90,7 +90,7 @@ def test_running_it_twice_does_no_harm(photos, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_quoted(name, photos, tmp_path):
-    data = make_set(tmp_path / f"data {name}".replace("/", " "), photos[:6], px=80)
+    data = make_set(tmp_path / f"data {name}".replace("/", " "), photos[:6], px=128)
     for image in (photos[0], photos[1]):
         (data.folder / f"{name}{image.name}").write_bytes(image.read_bytes())
     (data.folder / f"{name}.txt").write_text("lost")
@@ -102,7 +102,7 @@ def test_names_are_quoted(name, photos, tmp_path):
 
 
 def test_its_comment_says_what_it_does(photos, tmp_path):
-    data = make_set(tmp_path / "data", photos[:6], px=80)
+    data = make_set(tmp_path / "data", photos[:6], px=128)
     IN_FILES["corrupt"](data)
     head = write_script(look_at(data)).partition("\nset -eu")[0]
     assert "1 times set aside" in head
@@ -110,14 +110,14 @@ def test_its_comment_says_what_it_does(photos, tmp_path):
 
 
 def test_a_clean_set_has_an_empty_script(photos, tmp_path):
-    data = make_set(tmp_path / "data", photos[:6], px=80)
+    data = make_set(tmp_path / "data", photos[:6], px=128)
     files = files_below(data.root)
     run(write_script(look_at(data)), tmp_path)
     assert files_below(data.root) == files
 
 
 def test_every_command_is_one_line_of_quoted_words(photos, tmp_path):
-    data = make_set(tmp_path / "data", photos, px=80, name="10_it's $HOME")
+    data = make_set(tmp_path / "data", photos, px=128, name="10_it's $HOME")
     draws = random.Random(0)
     for kind in draws.sample(sorted(MENDED), 8):
         IN_FILES[kind](data)
