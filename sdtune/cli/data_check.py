@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,8 @@ import click
 from sdtune.cli.request import MethodCommand, chosen_registry, common_flags, load_request, make_request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from sdtune.cli.request import Request
     from sdtune.config.compose import Loaded
     from sdtune.config.schema import CoreOptions
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 _UNUSED = ("data", "output", "webui-dir", "comfyui-dir", "name", "lr", "precision", "seed")
 _USUAL_PX = "512"
 _FAILED = 3
+_TELL_EVERY = 20
 
 
 @click.command(cls=MethodCommand)
@@ -61,7 +67,9 @@ def check(
     from sdtune.files import write_text
 
     options, facts = _prepare(_load(ctx, make_request(ctx, given), folder), chosen_registry(ctx))
-    diagnosis = diagnose(look(options, facts))
+    with _counting() as on_image:
+        survey = look(options, facts, on_image)
+    diagnosis = diagnose(survey)
     if as_json:
         click.echo(json.dumps(to_dict(diagnosis), indent=1, ensure_ascii=False))
     else:
@@ -71,6 +79,22 @@ def check(
         click.echo(f"written: {fix_script}; read it, then run: sh {fix_script}", err=True)
     if diagnosis.count("error"):
         ctx.exit(_FAILED)
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[Path], None]]:
+    """Count images on the terminal while they are read, and wipe the count out at the end."""
+    if not sys.stderr.isatty():
+        yield lambda path: None
+        return
+    numbers = count(1)
+
+    def on_image(path: Path) -> None:
+        if (number := next(numbers)) % _TELL_EVERY == 0:
+            click.echo(f"\r{number} images read", nl=False, err=True)
+
+    yield on_image
+    click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def _load(ctx: click.Context, request: Request, folder: str | None) -> Loaded:

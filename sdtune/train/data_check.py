@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 MOST_IMAGES = 1000
 """A plan looks at so many images at most, evenly spread, so that it takes no longer for a million."""
 MOST_PIXELS = 1_000_000_000
-"""Pictures of so many pixels in all are decoded for a plan, 10 s at most; the rest waits for `sdtune data check`."""
+"""Pictures of so many pixels in all are decoded for a plan, 10 s at most; the rest waits for `sdtune data check`.
+
+Of a data set that is too large to be looked at as a whole none is decoded: what is remembered has to do."""
 
 
 def check_data(run: Run) -> Diagnosis:
@@ -37,7 +39,8 @@ def check_data(run: Run) -> Diagnosis:
     placements = [run.placements[number] for number in chosen]
     data, held = run.options.data, run.held_out.index.images[:MOST_IMAGES] if run.held_out else ()
     with open_memory(data.cache.dir) as memory:
-        known = _examine([record for record in (*images, *held) if record.digest], memory)
+        budget = MOST_PIXELS if len(images) == len(records) else 0
+        known = _examine([record for record in (*images, *held) if record.digest], memory, budget)
     measured = [_seen(record, "validation", known) for record in held]
     folders = [*_folders(images, known), *_apart(measured)]
     return diagnose(
@@ -52,9 +55,9 @@ def check_data(run: Run) -> Diagnosis:
     )
 
 
-def _examine(records: Iterable[ImageRecord], memory: Memory) -> dict[str, PictureFacts]:
-    """Give what is seen in pictures, by digest: remembered, or looked at as long as that does not take long."""
-    known, left = {}, MOST_PIXELS
+def _examine(records: Iterable[ImageRecord], memory: Memory, budget: int) -> dict[str, PictureFacts]:
+    """Give what is seen in pictures, by digest: remembered, or looked at until `budget` pixels are decoded."""
+    known, left = {}, budget
     for record in records:
         facts = memory.recall(record.digest)
         if facts is None and left > 0:

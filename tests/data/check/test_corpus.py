@@ -64,13 +64,13 @@ def assert_nearly_all(found, at_least):
     results = [result for own in found.values() for result in own]
     assert len(results) >= at_least
     by_kind = {kind: f"{sum(own)} of {len(own)}" for kind, own in found.items() if not all(own)}
-    assert sum(results) / len(results) >= 0.95, by_kind
+    assert sum(results) >= 0.95 * len(results), f"{sum(results)} of {len(results)} found; {by_kind}"
 
 
 @pytest.mark.slow
 def test_defects_in_drawings_are_found(drawings, tmp_path):
-    found, alarms, clean = search(tmp_path, drawings, px=256, rounds=3)
-    assert_nearly_all(found, at_least=150)
+    found, alarms, clean = search(tmp_path, drawings, px=256, rounds=2)
+    assert_nearly_all(found, at_least=100)
     assert len(alarms) <= 0.02 * clean, alarms
 
 
@@ -78,8 +78,8 @@ def test_defects_in_drawings_are_found(drawings, tmp_path):
 @needs_photos
 def test_defects_in_photographs_are_found(tmp_path):
     pictures = [path for folder in FOLDERS for path in sorted(folder.glob("*.jpg")) if not is_odd(path)]
-    found, alarms, clean = search(tmp_path, pictures, px=512, rounds=4)
-    assert_nearly_all(found, at_least=200)
+    found, alarms, clean = search(tmp_path, pictures, px=512, rounds=2)
+    assert_nearly_all(found, at_least=100)
     assert len(alarms) <= 0.02 * clean, alarms
 
 
