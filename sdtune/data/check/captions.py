@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sdtune.data.check.survey import SeenFolder, SeenImage, Survey
 
-FROM_FILES = frozenset({"auto", "txt", "caption"})
+FROM_FILES = frozenset({"auto", "txt", "caption", "mixed"})
 LIKE_CAPTIONS = frozenset({".text", ".tags", ".tag", ".cap", ".captions", ".prompt", ".md", ".rtf"})
 _CUT_CHARACTERS = 60
 
@@ -64,12 +64,13 @@ def mixed_captions(survey: Survey) -> Iterator[Finding]:
         counts = {suffix: [path for path in files if path.suffix.lower() == suffix] for suffix in CAPTION_SUFFIXES}
         if all(counts.values()):
             numbers = " and ".join(f"{len(paths)} {suffix}" for suffix, paths in counts.items())
+            surplus = [str(path) for path in _surplus(folder, files)]
             yield Finding(
                 kind=kinds.MIXED_CAPTIONS,
                 place=str(folder.path),
                 message=f"both kinds of caption files: {numbers}",
                 remedy=f"choose data.captions={usual_suffix(folder)[1:]}, and rename or set aside the others",
-                script=("set_aside", *(str(path) for path in _surplus(folder, files))),
+                script=("set_aside", *surplus) if surplus else (),
             )
 
 

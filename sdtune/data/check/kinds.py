@@ -29,9 +29,6 @@ UNDECODABLE_CAPTION = _kind("error", "undecodable-caption", "In another encoding
 CAPTION_EXTENSION = _kind(
     "error", "caption-extension", "A caption file that is not called as sdtune expects is not read."
 )
-MIXED_CAPTIONS = _kind(
-    "error", "mixed-captions", "With two kinds of caption files it is not clear which ones are meant."
-)
 NO_IMAGES = _kind("error", "no-images", "Without images there is nothing to learn.")
 REG_INSIDE = _kind("error", "reg-inside", "Regularization images inside the data would be learned as the subject.")
 MASK_SIZE = _kind("error", "mask-size", "A mask of another size covers other places of the picture.")
@@ -61,6 +58,9 @@ NEAR_DUPLICATE = _kind(
     "warning", "near-duplicate", "Almost the same picture counts double, and is learned by heart first."
 )
 CASE_NAMES = _kind("warning", "case-names", "Windows and macOS cannot hold both files: one overwrites the other.")
+MIXED_CAPTIONS = _kind(
+    "warning", "mixed-captions", "With two kinds of caption files it is not clear which ones are meant."
+)
 ORPHAN_CAPTION = _kind("warning", "orphan-caption", "Words without a picture: the picture was lost or renamed.")
 SEVERAL_LINES = _kind("warning", "several-lines", "Only the first line is learned.")
 LONG_CAPTION = _kind(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sdtune.data.check.survey import SeenFolder, SeenImage, Survey
 
 _ROLES = ("training", "validation", "regularization")
-_CAPTIONED_BY_FILE = frozenset({"auto", "txt", "caption"})
+_CAPTIONED_BY_FILE = frozenset({"auto", "txt", "caption", "mixed"})
 
 
 def exact_duplicates(survey: Survey) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from sdtune.data.types import ImageRecord, Size, Subset
 from sdtune.errors import SdtuneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _NUMBERED = re.compile(r"(\d+)_(.*)", re.DOTALL)
 _REGULARIZATION = re.compile(r"(\d+_)?reg(s|ulari[sz]ation)?([ _-].*)?", re.IGNORECASE | re.DOTALL)
-_FROM_FILES = frozenset({"auto", "txt", "caption", "caption_or_class"})
+_FROM_FILES = frozenset({"auto", "txt", "caption", "mixed", "caption_or_class"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,8 @@ def look(options: CoreOptions, run: RunFacts, on_image: Callable[[Path], None] =
     with open_memory(data.cache.dir) as memory:
         look = partial(_see, reading=reading, options=data, memory=memory, on_image=on_image)
         folders = [look(files, role, root) for root, role in roots for files in _folders(root, options)]
+        known = {image.path for folder in folders for image in folder.images}
+        folders += _listed([record for path, record in reading.records.items() if path not in known], memory)
     buckets = _guess_buckets(folders, options) if reading.refusal else reading.buckets
     refusals = reading.refusal.problems if reading.refusal else ()
     top = data.path or roots[0][0]
@@ -162,6 +164,8 @@ def _see(
     source = subset.caption_source if subset else options.captions
     by_stem = _chosen_captions(captions) if source in _FROM_FILES else {}
     own_files = _files_by_image(files)
+    if subset is not None and subset.is_regularization:
+        role = "regularization"
     images = []
     for path in files.images:
         on_image(path)
@@ -183,6 +187,33 @@ def _see(
         is_inside=is_inside,
         is_paired=subset is None or bool(subset.pairs_with),
     )
+
+
+def _listed(records: Iterable[ImageRecord], memory: Memory) -> list[SeenFolder]:
+    """Bring together images that lie in none of the folders: in an archive, or named by a list."""
+    by_subset: dict[str, list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        by_subset[record.subset.name].append(record)
+    folders = []
+    for own in by_subset.values():
+        subset, images = own[0].subset, []
+        role: Role = "regularization" if subset.is_regularization else "training"
+        for record in own:
+            plain = SeenImage(path=record.path, role=role, size=record.size, digest=record.digest)
+            seen = read_image(record.path, role, record.path.parent, memory) if record.path.is_file() else plain
+            images.append(replace(seen, caption=record.caption))
+        folders.append(
+            SeenFolder(
+                path=subset.path,
+                role=role,
+                images=tuple(images),
+                repeats=subset.repeats,
+                class_text=subset.class_text,
+                caption_source=subset.caption_source,
+                is_paired=bool(subset.pairs_with),
+            )
+        )
+    return folders
 
 
 def _files_by_image(files: FolderFiles) -> dict[Path, tuple[Path, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.data.caption_sources import MAX_CAPTION_BYTES, decode_text
+from sdtune.data.caption_sources import decode_text
 from sdtune.data.check.pictures import examine
 from sdtune.data.check.survey import Fault, SeenCaption, SeenImage, SeenMask
 from sdtune.data.images import decode_mask, read_file, read_header
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sdtune.data.check.memory import Memory
     from sdtune.data.check.survey import FaultKind, Role
 
+_MOST_BYTES = 1 << 20  # of a caption; a run refuses far shorter ones
 _CUT_OFF = ("truncated", "cut off", "unprocessed", "incomplete")
 
 
@@ -58,7 +59,7 @@ def read_caption(path: Path) -> SeenCaption:
     """Read a caption file."""
     try:
         with path.open("rb") as file:
-            data = file.read(2 * MAX_CAPTION_BYTES + 1)
+            data = file.read(_MOST_BYTES)
         return SeenCaption(path=path, text=decode_text(data, path))
     except OSError as error:
         return SeenCaption(path=path, text=None, fault=f"cannot be read: {error.strerror}")
