@@ -464,6 +464,7 @@ def leak(data):
 def unread_folder(data):
     deep = data.folder / "more" / "of them"
     deep.mkdir(parents=True)
+    (deep / "run.json").write_text("{}")  # a run of sdtune
     image = data.take()
     shutil.move(image, deep)
     caption_of(image).unlink()
