@@ -30,6 +30,14 @@ CAPTION_EXTENSION = _kind(
     "error", "caption-extension", "A caption file that is not called as sdtune expects is not read."
 )
 NO_IMAGES = _kind("error", "no-images", "Without images there is nothing to learn.")
+MASK_SIZE = _kind("error", "mask-size", "A mask of another size covers other places of the picture.")
+REFUSED = _kind("error", "refused", "A run would not start with it.")
+
+# What makes a run worse
+CMYK = _kind("warning", "cmyk", "Colours for printing are converted roughly: they look different from what you see.")
+TRANSPARENT = _kind(
+    "warning", "transparent", "What is transparent is filled with one colour, and that colour is learned."
+)
 ANIMATED = _kind("warning", "animated", "Of several frames or pages only the first is learned.")
 TINY = _kind(
     "warning", "tiny", "It has less than half of the pixels it needs each way: blur is learned as part of the subject."
