@@ -91,6 +91,8 @@ class LogOptions(Options):
     """Write TensorBoard events into the run folder."""
     forecast: bool = True
     """Tell memory, disk and time before the first step, which takes a few seconds."""
+    check: bool = True
+    """Tell what is wrong with images and captions before the first step; `sdtune data check` tells more."""
 
 
 class CoreOptions(Options):

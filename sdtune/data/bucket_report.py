@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from sdtune.data.bucket_rules import target_area
 from sdtune.data.buckets import settle_geometry
-from sdtune.data.check.finding import DefectKind, Finding
+from sdtune.data.check.finding import Finding
+from sdtune.data.check.kinds import ENLARGED, HEAVY_CROP, LOW_AREA, STARVING_BUCKET
 from sdtune.data.listing import shorten
 
 if TYPE_CHECKING:
@@ -17,27 +18,13 @@ if TYPE_CHECKING:
 
     from sdtune.config.buckets import BucketOptions
     from sdtune.config.data import DataOptions
+    from sdtune.data.check.finding import DefectKind
     from sdtune.data.types import ImageRecord, Placement, Size
 
 LOW_AREA_SHARE = 0.8
 MOST_ENLARGEMENT = 1.5
 MOST_CROP_SHARE = 0.25
-
-STARVATION = DefectKind(
-    name="bucket-starvation",
-    severity="warning",
-    why="batches of this bucket are never full, so its images weigh more than others",
-)
-LOW_AREA = DefectKind(
-    name="low-area", severity="warning", why="the model sees fewer pixels than it was made for, and learns less detail"
-)
-UPSCALED = DefectKind(
-    name="upscaled", severity="warning", why="an image that is enlarged is blurred, and the blur is learned"
-)
-HEAVY_CROP = DefectKind(
-    name="heavy-crop", severity="warning", why="what is cut away is not learned, and the caption may still name it"
-)
-KINDS = (STARVATION, LOW_AREA, UPSCALED, HEAVY_CROP)
+KINDS = (STARVING_BUCKET, LOW_AREA, ENLARGED, HEAVY_CROP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +68,7 @@ class ImageCost:
         """What is wrong with it, on its own."""
         wrong = {
             LOW_AREA: self.area < LOW_AREA_SHARE,
-            UPSCALED: self.scale > MOST_ENLARGEMENT,
+            ENLARGED: self.scale > MOST_ENLARGEMENT,
             HEAVY_CROP: self.crop > MOST_CROP_SHARE,
         }
         return tuple(kind for kind, is_so in wrong.items() if is_so)
@@ -145,7 +132,7 @@ class BucketReport:
 
     def _image_findings(self) -> Iterator[Finding]:
         for cost in self.images:
-            if UPSCALED in cost.defects:
+            if ENLARGED in cost.defects:
                 yield _upscaled(cost)
             if HEAVY_CROP in cost.defects:
                 yield _heavy_crop(cost)
@@ -195,7 +182,7 @@ def bucket_notes(report: BucketReport) -> list[str]:
         sizes = shorten([f"{bucket.size} ({bucket.visits} of {bucket.batch_size})" for bucket in starving])
         notes.append(f"{_count(starving, 'bucket')} with fewer visits an epoch than a batch holds: {sizes}")
     costs = {
-        kind: [cost for cost in report.images if kind in cost.defects] for kind in (LOW_AREA, UPSCALED, HEAVY_CROP)
+        kind: [cost for cost in report.images if kind in cost.defects] for kind in (LOW_AREA, ENLARGED, HEAVY_CROP)
     }
     if low := costs[LOW_AREA]:
         worst = min(low, key=lambda cost: cost.area)
@@ -203,7 +190,7 @@ def bucket_notes(report: BucketReport) -> list[str]:
             f"{_count(low, 'image')} in buckets below {LOW_AREA_SHARE:.0%} of the area that is meant, least "
             f"{worst.area:.0%}: {worst.record.name} in {worst.placement.bucket}"
         )
-    if upscaled := costs[UPSCALED]:
+    if upscaled := costs[ENLARGED]:
         worst = max(upscaled, key=lambda cost: cost.scale)
         notes.append(
             f"{_count(upscaled, 'image')} enlarged more than {MOST_ENLARGEMENT:g} times, most {worst.scale:.1f} times: "
@@ -234,7 +221,7 @@ def _count(things: Sequence[object], word: str) -> str:
 
 def _starving(bucket: BucketCost, names: Sequence[str]) -> Finding:
     return Finding(
-        kind=STARVATION,
+        kind=STARVING_BUCKET,
         place=shorten(names),
         message=f"bucket {bucket.size} has {bucket.visits} visits an epoch, a batch holds {bucket.batch_size}",
         remedy="crop them to a common shape, add images of this shape, raise repeats, or set fewer buckets with "
@@ -262,7 +249,7 @@ def _more_area(options: BucketOptions) -> str:
 
 def _upscaled(cost: ImageCost) -> Finding:
     return Finding(
-        kind=UPSCALED,
+        kind=ENLARGED,
         place=str(cost.record.path),
         message=f"{cost.record.size} is enlarged {cost.scale:.1f} times to bucket {cost.placement.bucket}",
         remedy="use a larger original, leave it out, or set data.buckets.no_upscale=true",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdtune.data.ahead import map_ahead
-from sdtune.data.images import parse_color
+from sdtune.data.colors import parse_color
 from sdtune.data.lazy import LazySequence
 from sdtune.data.pixels import load_pixels
 from sdtune.data.tensor_store import content_key, distinct, pack_keys

@@ -1,4 +1,4 @@
-"""Read one image file: sniffed by content, turned upright, brought to 8-bit RGB; never trusted."""
+"""Read one image file: sniffed by content, turned upright, brought to 8-bit sRGB; never trusted."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
+from sdtune.data.colors import parse_color, read_profile, to_rgb
+from sdtune.data.file_kinds import FORMATS, HEIC_HINT, foreign_kind, open_formats
 from sdtune.data.types import Size
 from sdtune.errors import DataError
 
@@ -22,7 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
+    from sdtune.data.colors import ProfileKind
+
 MAX_PIXELS = 64_000_000
 DEFAULT_ALPHA_COLOR = "white"
 
@@ -49,11 +54,23 @@ class ImageHeader:
         size: Width and height after EXIF rotation.
         format: Pillow's name of the format found in the content, e.g. `JPEG`.
         has_more_frames: Animated, or with several pages; only the first is used.
+        mode: Pillow's mode before any conversion, e.g. `CMYK`.
+        bits: Bits of each channel.
+        has_alpha: It has an alpha channel, or a colour that stands for transparency.
+        orientation: EXIF orientation; 1: as stored, 0: it cannot be read.
+        icc: Name of the colour profile in the file; empty when there is none.
+        profile: What becomes of that profile.
     """
 
     size: Size
     format: str
     has_more_frames: bool
+    mode: str
+    bits: int
+    has_alpha: bool
+    orientation: int
+    icc: str
+    profile: ProfileKind
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -62,16 +79,14 @@ def read_header(path: Path) -> ImageHeader:
     Raises:
         DataError: Not a regular file, not an image of a known format, damaged, or above 64 megapixels.
     """
-    with _open_file(path) as file:
-        return header_of(file, path)
+    with _open_file(path) as file, open_image(file, path) as image:
+        return _describe(image)
 
 
-def header_of(file: IO[bytes], path: Path) -> ImageHeader:
-    """Read an image's header from an open file or from its bytes; raises as `read_header`."""
-    with _open_image(file, path) as image:
-        width, height = image.size
-        size = Size(height, width) if _orientation(image) in _SWAPS_SIDES else Size(width, height)
-        return ImageHeader(size=size, format=str(image.format), has_more_frames=_has_more_frames(image))
+def describe_bytes(data: bytes, path: Path) -> ImageHeader:
+    """Read the header of an image file's bytes; raises as `read_header`."""
+    with open_image(BytesIO(data), path) as image:
+        return _describe(image)
 
 
 def probe(path: Path) -> Size:
@@ -94,13 +109,17 @@ def read_file(path: Path) -> bytes:
         return file.read()
 
 
-def decode_bytes(data: bytes, path: Path, alpha_color: str = DEFAULT_ALPHA_COLOR) -> NDArray[np.uint8]:
-    """Decode the bytes of an image file to upright RGB.
+def decode_bytes(
+    data: bytes, path: Path, alpha_color: str = DEFAULT_ALPHA_COLOR, *, at_least: Size | None = None
+) -> NDArray[np.uint8]:
+    """Decode the bytes of an image file to upright sRGB.
 
     Args:
         data: The whole file.
         path: The file they came from, for messages.
         alpha_color: Colour under transparent pixels: a name or #rrggbb.
+        at_least: A smaller size that is enough, upright; a JPEG may then come out smaller, at a half, a quarter or an
+            eighth of its size (rounded up) that is not below.
 
     Returns:
         (H, W, 3) uint8.
@@ -109,8 +128,10 @@ def decode_bytes(data: bytes, path: Path, alpha_color: str = DEFAULT_ALPHA_COLOR
         DataError: As `read_header`; also when pixels are cut off or of a kind that has no 8-bit meaning.
     """
     background = parse_color(alpha_color)
-    with _open_image(BytesIO(data), path) as image:
-        return _to_rgb(_upright(image), background, path)
+    with open_image(BytesIO(data), path) as image:
+        if at_least is not None:
+            draft(image, "RGB", as_stored(image, at_least))
+        return to_rgb(upright(image), background, path)
 
 
 def decode_alpha(data: bytes, path: Path) -> NDArray[np.uint8]:
@@ -119,11 +140,11 @@ def decode_alpha(data: bytes, path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: As `decode_bytes`.
     """
-    with _open_image(BytesIO(data), path) as image:
-        upright = _upright(image)
-        if not upright.has_transparency_data:
-            return np.full((upright.height, upright.width), 255, dtype=np.uint8)
-        return np.asarray(upright.convert("RGBA").getchannel("A"))
+    with open_image(BytesIO(data), path) as image:
+        turned = upright(image)
+        if not turned.has_transparency_data:
+            return np.full((turned.height, turned.width), 255, dtype=np.uint8)
+        return np.asarray(turned.convert("RGBA").getchannel("A"))
 
 
 def decode_mask(data: bytes, path: Path) -> NDArray[np.uint8]:
@@ -135,18 +156,16 @@ def decode_mask(data: bytes, path: Path) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(decode_bytes(data, path, "black")).convert("L"))
 
 
-def parse_color(color: str) -> tuple[int, int, int]:
-    """Read a colour name or #rrggbb.
+def draft(image: Image.Image, mode: str, at_least: Size) -> None:
+    """Let a JPEG be decoded at a half, a quarter or an eighth of its size, not below a size that is enough.
 
-    Raises:
-        DataError: No such colour.
+    Args:
+        image: Opened, not loaded.
+        mode: `RGB`, or `L` for brightness alone.
+        at_least: The size that is enough, as the file lies, before EXIF rotation.
     """
-    try:
-        return ImageColor.getrgb(color)[:3]
-    except ValueError:
-        raise DataError(
-            f"unknown colour '{color}'", where="data.alpha_color", hint="use a name such as white, or #rrggbb"
-        ) from None
+    if isinstance(image, JpegImageFile) and image.mode == "RGB":
+        image.draft(mode, at_least)
 
 
 def corrupt(path: Path, why: str) -> DataError:
@@ -168,19 +187,18 @@ def _open_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _open_image(file: IO[bytes], path: Path) -> Iterator[Image.Image]:
-    """Open an image, and tell whatever goes wrong with it as a `DataError`."""
+def open_image(file: IO[bytes], path: Path) -> Iterator[Image.Image]:
+    """Open an image, and tell whatever goes wrong with it, also within the `with`, as a `DataError`."""
     try:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # for good: `catch_warnings` is not for several threads
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=open_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(path, f"{image.width}x{image.height}")
             yield image
     except Image.DecompressionBombError:
         raise _too_large(path, "more than 100 megapixels") from None
     except UnidentifiedImageError:
-        why = f"its content is none of {', '.join(FORMATS)}" if _size_bytes(file) else "it is empty"
-        raise corrupt(path, why) from None
+        raise _unidentified(file, path) from None
     except _BROKEN as error:
         raise corrupt(path, _one_line(error)) from error
 
@@ -189,30 +207,67 @@ def _too_large(path: Path, size: str) -> DataError:
     return DataError(f"image {path} is too large: {size}", hint=f"shrink it below {MAX_PIXELS // 10**6} megapixels")
 
 
-def _size_bytes(file: IO[bytes]) -> int:
-    return file.seek(0, 2)
+def _unidentified(file: IO[bytes], path: Path) -> DataError:
+    file.seek(0)
+    start = file.read(64)
+    if kind := foreign_kind(start):
+        hint = HEIC_HINT if kind == "HEIC" else "convert it to JPEG or PNG"
+        return DataError(f"image {path} is {kind}, which cannot be read", hint=hint)
+    return corrupt(path, f"its content is none of {', '.join(FORMATS)}" if start else "it is empty")
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _describe(image: Image.Image) -> ImageHeader:
+    """Tell what an opened image says of itself; it cannot be loaded afterwards, since its frames are counted."""
+    size = as_stored(image, Size(*image.size))
+    profile = read_profile(image)
+    return ImageHeader(
+        size=size,
+        format=str(image.format),
+        mode=image.mode,
+        bits=_bits(image),
+        has_alpha=image.has_transparency_data,
+        orientation=_stored_orientation(image),
+        icc=profile.name,
+        profile=profile.kind,
+        has_more_frames=_has_more_frames(image),
+    )
+
+
+def _bits(image: Image.Image) -> int:
+    if image.mode in ("I", "F"):
+        return 32
+    if isinstance(image, ImageFile) and any(";16" in str(tile[3]) for tile in image.tile):
+        return 16
+    return 1 if image.mode == "1" else 16 if image.mode.startswith("I;16") else 8
+
+
+def upright(image: Image.Image) -> Image.Image:
     """Load an image and turn it as EXIF says."""
-    turn = _UPRIGHT.get(_orientation(image))  # before loading: Pillow turns TIFF upright while it loads
+    turn = _UPRIGHT.get(orientation_of(image))  # before loading: Pillow turns TIFF upright while it loads
     image.load()
     return image if turn is None else image.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
+def as_stored(image: Image.Image, size: Size) -> Size:
+    """Swap the sides of an upright size where the file lies on its side, and the other way round."""
+    return Size(size.height, size.width) if orientation_of(image) in _SWAPS_SIDES else size
+
+
+def orientation_of(image: Image.Image) -> int:
     """Read the EXIF orientation that is still to be applied; 1 where there is none or it cannot be read."""
-    if image.format == "TIFF":
-        return 1
+    return 1 if image.format == "TIFF" else _stored_orientation(image) or 1
+
+
+def _stored_orientation(image: Image.Image) -> int:
     try:
         # PngImageFile.getexif decodes all pixels to look for metadata behind them; the base class does not.
         return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except _BROKEN:
-        return 1
+        return 0
 
 
 def _has_more_frames(image: Image.Image) -> bool:
@@ -221,21 +276,3 @@ def _has_more_frames(image: Image.Image) -> bool:
     except _BROKEN:
         return False
     return True
-
-
-def _to_rgb(image: Image.Image, background: tuple[int, int, int], path: Path) -> NDArray[np.uint8]:
-    """Bring any mode to (H, W, 3) uint8."""
-    if image.mode.startswith("I;16"):
-        return _from_16_bit(np.asarray(image))
-    if image.mode in ("I", "F"):
-        raise DataError(f"image {path} has 32-bit pixels (mode {image.mode})", hint="save it with 8 bits per channel")
-    if image.has_transparency_data:
-        below = Image.new("RGBA", image.size, (*background, 255))
-        image = Image.alpha_composite(below, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
-
-
-def _from_16_bit(gray: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale (H, W) 16-bit gray to 8 bits, rounded; Pillow's own conversion clips at 255."""
-    scaled = ((gray.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.repeat(scaled[:, :, None], 3, axis=2)

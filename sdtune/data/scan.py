@@ -13,14 +13,13 @@ import time
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from sdtune.data.blobs import BytesColumn
 from sdtune.data.columns import DIGEST_BYTES, chunked
-from sdtune.data.images import header_of, read_file
+from sdtune.data.images import describe_bytes, read_file
 from sdtune.data.listing import facts_now, file_facts, suffix_of
 from sdtune.data.scan_memory import KnownImages, KnownTexts, Pictures, read_memory, write_memory
 from sdtune.errors import DataError
@@ -239,7 +238,7 @@ def read_image(path: Path) -> tuple[ImageHeader, str]:
         DataError: It cannot be read, or is no image.
     """
     data = read_file(path)
-    return header_of(BytesIO(data), path), hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+    return describe_bytes(data, path), hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _read_image(path: Path) -> _Found | DataError:

@@ -22,15 +22,15 @@ def train(plugins: Iterable[object] | Registry, *overrides: str, stop_after: int
     Args:
         plugins: Plugin modules that bring the method, or a registry.
         overrides: Options; `method`, `model.path`, `data.path`, `output.dir` and a length at least. Files are not read
-            back as other programs do unless `output.certify=true` is among them, and nothing is forecast unless
-            `log.forecast=true` is.
+            back as other programs do unless `output.certify=true` is among them, nothing is forecast unless
+            `log.forecast=true` is, and images are not looked through for defects unless `log.check=true` is.
         stop_after: Stop after this many steps.
 
     Raises:
         SdtuneError: What the command line would print; StoppedError after `stop_after`.
     """
     registry = _registry(plugins)
-    quick = ("output.certify=false", "log.forecast=false", *overrides)
+    quick = ("output.certify=false", "log.forecast=false", "log.check=false", *overrides)
     return start(load(registry, overrides=quick), registry, Screen(), stop_after=stop_after)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from sdtune.data.captions import example_captions
 from sdtune.data.tags import has_weights
 from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.train.choice import validation_facts
+from sdtune.train.data_check import check_data
 from sdtune.train.objective_text import describe_objective, objective_notes
 from sdtune.train.optim import group_rates
 from sdtune.train.space import describe_saving
@@ -23,6 +25,7 @@ from sdtune.train.space import describe_saving
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sdtune.data.check.diagnosis import Diagnosis
     from sdtune.data.table import ImageTable
     from sdtune.data.types import Subset
     from sdtune.train.method import ParamGroup
@@ -38,6 +41,7 @@ _SOURCES = {
     "prompt": "the prompt alone",
 }
 _MOST_FOLDERS = 8
+_SHOWN = 3  # findings of the data check
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -122,14 +126,30 @@ def make_plan(run: Run) -> Plan:
         "folder": str(run.folder.path),
         **(run.forecast.facts() if run.forecast else {}),
     }
+    diagnosis = check_data(run) if run.options.log.check and run.ranks.is_first else None
+    if diagnosis is not None:
+        facts["data check"] = _check_text(diagnosis)
     surprises = (*run.model.notes(), *run.index.notes, *run.method.notes(), *objective_notes(run.options, run.model))
     return Plan(
         facts=facts,
         trained=trained,
-        notes=(*run.fitted, *surprises, *run.frozen, *_notes(run)),
+        notes=(*run.fitted, *surprises, *run.frozen, *_notes(run), *(_worst(diagnosis) if diagnosis else ())),
         steps=run.timetable.steps,
         forecast=run.forecast.to_dict() if run.forecast else None,
     )
+
+
+def _check_text(diagnosis: Diagnosis) -> str:
+    survey = diagnosis.survey
+    seen = f"{len(survey.images)} of {survey.images_in_all} images: " if survey.images_in_all else ""
+    return f"{seen}{diagnosis.summary()}; `sdtune data check {shlex.quote(str(survey.root))}` tells more"
+
+
+def _worst(diagnosis: Diagnosis) -> list[str]:
+    """Tell the first findings that make a run worse."""
+    found = [finding for finding in diagnosis.findings if finding.kind.severity != "note"]
+    lines = [f"{finding.kind.name}: {finding.place}: {finding.message}; {finding.remedy}" for finding in found[:_SHOWN]]
+    return [*lines, f"{len(found) - _SHOWN} more of such findings"] if len(found) > _SHOWN else lines
 
 
 def _lr_text(group: ParamGroup, run: Run) -> str:

@@ -1,0 +1,48 @@
+"""Each kind of defect: found where it is, and nowhere else."""
+
+import random
+
+import pytest
+from seeded import DEFECTS, draw_photo, look_at, make_set, places
+
+from sdtune.data.check.kinds import KINDS
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    paths = [folder / f"{number:02d}.png" for number in range(10)]
+    for number, path in enumerate(paths):
+        draw_photo(number).save(path)
+    return paths
+
+
+@pytest.fixture
+def data(photos, tmp_path):
+    return make_set(tmp_path / "data", photos)
+
+
+def test_good_images_have_no_defect(data):
+    assert look_at(data).summary() == "nothing found"
+
+
+@pytest.mark.parametrize("kind", DEFECTS)
+def test_a_defect_is_found_at_its_place(kind, data):
+    data.draws = random.Random(kind)
+    place = DEFECTS[kind](data)
+    allowed = {place} if isinstance(place, str) else set(place)
+    assert places(look_at(data), kind) & allowed
+
+
+def test_each_folder_has_its_own_trigger_word(data):
+    other = data.root / "10_sks cat"
+    other.mkdir()
+    for image in data.free[:4]:
+        image.with_suffix(".txt").write_text("sks cat, brick wall, soft light")
+        for path in (image, image.with_suffix(".txt")):
+            path.rename(other / path.name)
+    assert look_at(data).findings == ()
+
+
+def test_every_kind_is_tried():
+    assert {kind.name for kind in KINDS} == set(DEFECTS)
