@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from sdtune.data.types import ImageRecord, MaskFile, Placement, Size
 
+PIXELS_VERSION = 2
+"""What pixels are made of a file; part of the key of what is computed from them. 2: colours are converted to sRGB."""
+
 
 def load_pixels(
     record: ImageRecord, placement: Placement, alpha_color: str = DEFAULT_ALPHA_COLOR, *, flipped: bool = False
