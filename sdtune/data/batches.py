@@ -10,12 +10,15 @@ from sdtune.data.cache import LatentItem
 from sdtune.data.captions import choose_form, drop_tags, drops_caption, is_flipped, shuffle_tags
 from sdtune.data.masks import LossMasks
 from sdtune.data.pixels import load_pixels
+from sdtune.data.recolor import draw_shift, recolor
 from sdtune.data.regularization import weight_at
 from sdtune.data.sizes import describe_size
 from sdtune.data.types import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from torch import Tensor
 
     from sdtune.config.data import DataOptions
     from sdtune.data.cache import LatentCache
@@ -80,7 +83,8 @@ class BatchBuilder:
         pixels = posterior = None
         if self._latents is None:
             pictures = [load_pixels(item.record, item.placement, alpha, flipped=item.flipped) for item in items]
-            pixels = torch.stack(pictures)
+            shifted = zip(pictures, items, plan.visits, strict=True)
+            pixels = torch.stack([self._recolored(picture, item, visit, epoch) for picture, item, visit in shifted])
         else:
             posterior = self._latents.get(items)
         return Batch(
@@ -128,6 +132,10 @@ class BatchBuilder:
             for record, placement in pairs
             for flipped in sides
         )
+
+    def _recolored(self, pixels: Tensor, item: LatentItem, visit: Visit, epoch: int) -> Tensor:
+        shift = draw_shift(self._seed, epoch, visit.sample_id) if item.record.subset.options.color else None
+        return pixels if shift is None else recolor(pixels, shift)
 
     def _method_captions(self, text: str, subset: Subset) -> Sequence[str]:
         return (text,) if subset.is_regularization else self._hook(text, subset)

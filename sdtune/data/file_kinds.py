@@ -13,6 +13,7 @@ HEIC_HINT = "install its reader: pip install sdtune[heic]; or convert it to JPEG
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jfif"),
     "MPO": (".jpg", ".jpeg", ".jfif"),
+    "PNG": (".png", ".apng"),
     "TIFF": (".tif", ".tiff"),
     "HEIF": (".heic", ".heif", ".hif"),
 }

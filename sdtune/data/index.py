@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sdtune.config.data import DataOptions
+from sdtune.data.bad_images import leave_out_bad
 from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
 from sdtune.data.folders import find_folders, has_entries
+from sdtune.data.header_notes import HeaderNotes, check_is_single
 from sdtune.data.images import decode, read_header
 from sdtune.data.listing import CAPTION_SUFFIXES, shorten, stem_key
 from sdtune.data.mask_files import find_masks
@@ -30,12 +32,6 @@ if TYPE_CHECKING:
 MIN_SIDE_PX = 16
 MAX_ASPECT = 16
 DIGEST_BYTES = 16
-
-_SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg", ".jfif"},
-    "MPO": {".jpg", ".jpeg", ".jfif"},
-    "TIFF": {".tif", ".tiff"},
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +94,14 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
     """
     check_options(options)
     folders, folder_notes = find_folders(options)
+    if options.bad_images == "skip":
+        folders, left_out = leave_out_bad(folders)
+        folder_notes += left_out
     problems = Problems(DataError)
     with problems.collect():
         sources = (source,) * len(folders) if source else choose_sources(folders, options)
     notes = [*_describe_unnumbered(folders), *folder_notes]
-    headers = _read_headers(folders, problems, notes)
+    headers = _read_headers(folders, options, problems, notes)
     problems.raise_if_any()
     _check_stems(folders, sources, notes, problems)
     with problems.collect():
@@ -217,13 +216,18 @@ def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:
     )
 
 
-def _read_headers(folders: Sequence[Folder], problems: Problems, notes: list[str]) -> dict[Path, ImageHeader]:
-    headers = {}
+def _read_headers(
+    folders: Sequence[Folder], options: DataOptions, problems: Problems, notes: list[str]
+) -> dict[Path, ImageHeader]:
+    headers, kinds = {}, HeaderNotes(options.alpha_color)
     for path in (path for folder in folders for path in folder.listing.images):
         with problems.collect():
             header = headers[path] = read_header(path)
             _check_shape(path, header)
-            notes += _describe_header(path, header)
+            if options.animated == "refuse":
+                check_is_single(path, header)
+            kinds.add(path, header)
+    notes += kinds.lines()
     return headers
 
 
@@ -232,15 +236,6 @@ def _check_shape(path: Path, header: ImageHeader) -> None:
         raise DataError(f"image {path} is too small: {header.size}", hint=f"sides start at {MIN_SIDE_PX} px; remove it")
     if max(header.size) > MAX_ASPECT * min(header.size):
         raise DataError(f"image {path} is too narrow: {header.size}", hint="crop or remove it")
-
-
-def _describe_header(path: Path, header: ImageHeader) -> list[str]:
-    notes = []
-    if path.suffix.lower() not in _SUFFIXES.get(header.format, {f".{header.format.lower()}"}):
-        notes.append(f"{path.name}: its content is {header.format}, read as such")
-    if header.has_more_frames and header.format != "MPO":
-        notes.append(f"{path.name}: several frames, the first is used")
-    return notes
 
 
 def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[str], problems: Problems) -> None:

@@ -9,6 +9,7 @@ from sdtune.config.compose import method_options
 from sdtune.data.buckets import place_images
 from sdtune.data.index import build_index
 from sdtune.data.missing import find_missing, with_planned
+from sdtune.data.pixels import check_cacheable
 from sdtune.data.plan import batches_per_epoch
 from sdtune.data.regularization import find_sources
 from sdtune.data.rotation import plan_rotations
@@ -52,6 +53,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
         ModelError: The model cannot be loaded, or the method does not work on its family.
     """
     options, spec = loaded.options, loaded.spec
+    check_cacheable(options.data)
     optimizer = choose_optimizer(options.train.optimizer)
     model = open_base(options, registry)
     check_family(spec, model.family)

@@ -194,9 +194,12 @@ def make_held_out_builder(run: Run, latents: LatentCache | None) -> BatchBuilder
     """Build the builder of held-out batches, in which nothing is drawn; None when nothing is held out."""
     if run.held_out is None:
         return None
-    calm = {"flip": False, "shuffle_tags": False, "tag_dropout": 0.0, "caption_dropout": 0.0}
+    calm = {"flip": False, "color": False, "shuffle_tags": False, "tag_dropout": 0.0, "caption_dropout": 0.0}
+    index = run.held_out.index
+    subsets = {own.name: replace(own, options=own.options.model_copy(update=calm)) for own in index.subsets}
+    images = tuple(replace(record, subset=subsets[record.subset.name]) for record in index.images)
     return BatchBuilder(
-        run.held_out.index,
+        replace(index, subsets=tuple(subsets.values()), images=images),
         run.held_out.placements,
         run.options.data.model_copy(update=calm),
         run.options.train.seed,
