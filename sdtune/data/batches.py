@@ -67,8 +67,9 @@ class BatchBuilder:
         self._latents = latents
         self._hook = method_captions
         self._epochs = epochs
-        has_masks = options.alpha_weight or any(record.mask is not None for record in index.images)
-        self._masks = LossMasks(latent_factor, options.mask, uses_alpha=options.alpha_weight) if has_masks else None
+        uses_alpha = options.alpha_weight or any(subset.options.alpha_weight for subset in index.subsets)
+        has_masks = uses_alpha or any(record.mask is not None for record in index.images)
+        self._masks = LossMasks(latent_factor, options) if has_masks else None
 
     def build(self, plan: BatchPlan, epoch: int) -> Batch:
         """Build one batch.

@@ -11,6 +11,7 @@ from sdtune.errors import DataError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sdtune.config.data import DataOptions
     from sdtune.data.images import ImageHeader
 
 _SHOWN = 5
@@ -27,18 +28,13 @@ class _Kind:
 
 
 class HeaderNotes:
-    """Count unusual images by kind, with the names of the first five; memory does not grow with their number.
+    """Count unusual images by kind, with the names of the first five; memory does not grow with their number."""
 
-    Args:
-        alpha_color: Colour under transparent pixels.
-    """
-
-    def __init__(self, alpha_color: str) -> None:
-        self._alpha_color = alpha_color
+    def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
 
-    def add(self, path: Path, header: ImageHeader) -> None:
-        """Count an image."""
+    def add(self, path: Path, header: ImageHeader, options: DataOptions) -> None:
+        """Count an image of a folder with these options."""
         if path.suffix.lower() not in suffixes_of(header.format):
             self._count("content that is not what the name says, read as what it is", f"{path.name} ({header.format})")
         if is_sequence(header):
@@ -52,7 +48,8 @@ class HeaderNotes:
         if header.bits != 8:
             self._count(f"{header.bits} bit a channel, brought to 8", path.name)
         if header.has_alpha:
-            self._count(f"transparency, with {self._alpha_color} below (data.alpha_color)", path.name)
+            weight = ", which weighs the loss" if options.alpha_weight else ""
+            self._count(f"transparency{weight}, and {options.alpha_color} below (data.alpha_color)", path.name)
         if not 1 <= header.orientation <= 8:
             self._count("an EXIF orientation that cannot be read, taken as they are", path.name)
 

@@ -152,6 +152,20 @@ def decode_mask(data: bytes, path: Path) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(decode_bytes(data, path, "black")).convert("L"))
 
 
+def read_levels(path: Path) -> tuple[float, int, int]:
+    """Give the mean brightness of an image file, 0 to 1, and its darkest and its brightest value, 0 to 255.
+
+    Raises:
+        DataError: As `decode_bytes`.
+    """
+    with _open_file(path) as file, open_image(file, path) as image:
+        image.load()
+        counts = image.convert("L").histogram()
+    levels = [level for level, count in enumerate(counts) if count]
+    total = sum(level * count for level, count in enumerate(counts))
+    return total / sum(counts) / 255, levels[0], levels[-1]
+
+
 def corrupt(path: Path, why: str) -> DataError:
     """Make the error for an image that cannot be used."""
     return DataError(f"corrupt image {path}: {why}", hint=_MEND)

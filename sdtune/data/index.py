@@ -101,7 +101,7 @@ def _read(options: DataOptions, source: str | None = None) -> DataIndex:
     with problems.collect():
         sources = (source,) * len(folders) if source else choose_sources(folders, options)
     notes = [*_describe_unnumbered(folders), *folder_notes]
-    headers = _read_headers(folders, options, problems, notes)
+    headers = _read_headers(folders, problems, notes)
     problems.raise_if_any()
     _check_stems(folders, sources, notes, problems)
     with problems.collect():
@@ -216,17 +216,15 @@ def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:
     )
 
 
-def _read_headers(
-    folders: Sequence[Folder], options: DataOptions, problems: Problems, notes: list[str]
-) -> dict[Path, ImageHeader]:
-    headers, kinds = {}, HeaderNotes(options.alpha_color)
-    for path in (path for folder in folders for path in folder.listing.images):
+def _read_headers(folders: Sequence[Folder], problems: Problems, notes: list[str]) -> dict[Path, ImageHeader]:
+    headers, kinds = {}, HeaderNotes()
+    for path, own in ((path, folder.options) for folder in folders for path in folder.listing.images):
         with problems.collect():
             header = headers[path] = read_header(path)
             _check_shape(path, header)
-            if options.animated == "refuse":
+            if own.animated == "refuse":
                 check_is_single(path, header)
-            kinds.add(path, header)
+            kinds.add(path, header, own)
     notes += kinds.lines()
     return headers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from sdtune.data.images import read_header
+from sdtune.data.images import read_header, read_levels
 from sdtune.data.listing import list_folder, shorten, stem_key
 from sdtune.errors import DataError, Problems
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
     from sdtune.data.types import Size
+
+_LOOKED_AT = 500  # masks of a folder at most, for its notes; a mask of a megapixel takes 5 ms
 
 
 def find_masks(
@@ -85,7 +87,21 @@ def _match(folder: Folder, place: Path) -> dict[Path, Path]:
 def _describe(folder: Folder, place: Path, found: Mapping[Path, Path]) -> list[str]:
     without = [image.name for image in folder.listing.images if image not in found]
     rest = f"; without one, counted as a whole: {shorten(without)}" if without else ""
-    return [f"{folder.name}: {len(found)} masks from {place.name}{rest}"]
+    count = "1 mask" if len(found) == 1 else f"{len(found)} masks"
+    looked_at = list(found.values())[:: -(-len(found) // _LOOKED_AT)]
+    levels = {mask: read_levels(mask) for mask in looked_at}
+    share = sum(mean for mean, _, _ in levels.values()) / len(levels)
+    sample = f" ({len(levels)} looked at)" if len(levels) < len(found) else ""
+    notes = [f"{folder.name}: {count} from {place.name}, {share:.0%} white on average{sample}{rest}"]
+    even = [f"{mask.name} ({_name_level(low)})" for mask, (_, low, high) in levels.items() if low == high]
+    if even:
+        effect = "they count as no mask" if folder.options.mask.normalise else "they weigh the whole picture"
+        notes.append(f"{folder.name}: masks that are the same everywhere, {effect}: {shorten(even)}")
+    return notes
+
+
+def _name_level(level: int) -> str:
+    return {0: "all black", 255: "all white"}.get(level, "all gray")
 
 
 def _check_size(image: Path, size: Size, mask: Path) -> None:

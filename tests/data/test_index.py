@@ -245,7 +245,10 @@ def test_copies_are_told(tmp_path):
 
 def test_content_of_another_format_is_told(tmp_path):
     draw_picture().save(tmp_path / "a.jpg", format="PNG")
-    assert "1 image with content that is not what the name says, read as what it is: a.jpg (PNG)" in index(tmp_path, captions="empty").notes
+    assert (
+        "1 image with content that is not what the name says, read as what it is: a.jpg (PNG)"
+        in index(tmp_path, captions="empty").notes
+    )
 
 
 # The digest

@@ -130,7 +130,10 @@ def test_a_changed_mask_is_another_data_set(folder):
 
 def test_what_has_no_mask_is_told(folder):
     white_left().save(folder / "masks" / "a.png")
-    assert "data: 1 masks from masks; without one, counted as a whole: b.jpg" in build_index(options(folder)).notes
+    assert (
+        "data: 1 mask from masks, 25% white on average; without one, counted as a whole: b.jpg"
+        in build_index(options(folder)).notes
+    )
 
 
 @pytest.mark.parametrize(
