@@ -59,7 +59,8 @@ def recolor(pixels: Tensor, shift: ColorShift) -> Tensor:
     values = (pixels + 1) / 2
     if shift.hue_degrees:
         values = torch.einsum("ij,jhw->ihw", _hue_matrix(shift.hue_degrees), values)
-    return torch.pow(values.clamp(0, 1), shift.gamma) * 2 - 1
+    changed: Tensor = values.clamp(0, 1) ** shift.gamma * 2 - 1
+    return changed
 
 
 def _hue_matrix(degrees: float) -> Tensor:
