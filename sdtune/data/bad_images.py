@@ -14,7 +14,7 @@ from sdtune.data.listing import shorten
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from sdtune.data.folders import Folder
@@ -53,6 +53,19 @@ def leave_out_bad(folders: Sequence[Folder]) -> tuple[tuple[Folder, ...], list[s
     notes = [f"left out, since they cannot be read: {shorten([path.name for path in bad])}"] if bad else []
     left = [_without(folder, bad.keys()) for folder in folders]
     return tuple(folder for folder in left if folder.listing.images), notes
+
+
+def tell_cut_off(paths: Iterable[Path], problems: Problems) -> None:
+    """Decode images whose headers are sound, where others cannot be read at all, so that a user hears of all at once.
+
+    Args:
+        paths: The images.
+        problems: Where those that are cut off are added.
+    """
+    for path in paths:
+        if error := why_bad(path):
+            with problems.collect():
+                raise error
 
 
 def why_bad(path: Path) -> DataError | None:

@@ -17,7 +17,7 @@ _SUFFIXES = {
     "TIFF": (".tif", ".tiff"),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")
 _STARTS = {
     b"\xff\x0a": "JPEG XL",
     b"\x00\x00\x00\x0cJXL ": "JPEG XL",

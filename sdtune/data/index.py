@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sdtune.config.data import DataOptions
-from sdtune.data.bad_images import leave_out_bad
+from sdtune.data.bad_images import leave_out_bad, tell_cut_off
 from sdtune.data.caption_sources import CAPTION_OR_CLASS, check_options, choose_sources, class_text, read_captions
 from sdtune.data.folders import find_folders, has_entries
 from sdtune.data.header_notes import HeaderNotes, check_is_single
@@ -225,6 +225,8 @@ def _read_headers(folders: Sequence[Folder], problems: Problems, notes: list[str
             if own.animated == "refuse":
                 check_is_single(path, header)
             kinds.add(path, header, own)
+    if len(headers) < sum(len(folder.listing.images) for folder in folders):
+        tell_cut_off(headers, problems)
     notes += kinds.lines()
     return headers
 

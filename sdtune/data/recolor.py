@@ -59,11 +59,11 @@ def recolor(pixels: Tensor, shift: ColorShift) -> Tensor:
     values = (pixels + 1) / 2
     if shift.hue_degrees:
         values = torch.einsum("ij,jhw->ihw", _hue_matrix(shift.hue_degrees), values)
-    changed: Tensor = values.clamp(0, 1) ** shift.gamma * 2 - 1
-    return changed
+    return values.clamp(0, 1).pow(shift.gamma) * 2 - 1
 
 
 def _hue_matrix(degrees: float) -> Tensor:
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], dtype=torch.float64)
-    return (torch.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ).float()
+    matrix: Tensor = torch.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ
+    return matrix.float()

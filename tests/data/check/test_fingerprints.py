@@ -62,8 +62,8 @@ def test_mirrored_hashes_are_those_of_the_mirrored_picture(picture):
         for each in (picture, ImageOps.mirror(picture))
     )
     differing = fingerprints._mirrored(straight) ^ mirrored
-    assert fingerprints._count_bits(differing)[..., 0].sum() == 0
-    assert fingerprints._count_bits(differing)[..., 1].sum() <= 12  # waves of no height have any sign
+    assert fingerprints._count_bits(differing)[..., 0].sum() <= 6
+    assert fingerprints._count_bits(differing)[..., 1].sum() <= 6  # of 384; sums are rounded
 
 
 def test_bits_are_counted():
