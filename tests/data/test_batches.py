@@ -124,3 +124,11 @@ def test_a_batch_has_a_mask_only_when_asked_for(folder):
     assert batches(make(folder))[0].mask is None
     batch = batches(make(folder, alpha_weight=True))[0]
     assert torch.equal(batch.mask, torch.ones(2, 1, batch.size.height // 8, batch.size.width // 8))
+
+
+def test_colours_vary_in_some_visits_and_the_same_way_again(folder):
+    plain, varied = batches(make(folder), size=1), batches(make(folder, color=True), size=1)
+    changed = [not torch.equal(a.pixels, b.pixels) for a, b in zip(plain, varied, strict=True)]
+    assert 0 < sum(changed) < len(changed)
+    assert all(map(same, varied, batches(make(folder, color=True), size=1)))
+    assert max(float((a.pixels - b.pixels).abs().max()) for a, b in zip(plain, varied, strict=True)) < 0.5
