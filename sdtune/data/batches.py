@@ -15,6 +15,7 @@ from sdtune.data.crops import crop_anywhere
 from sdtune.data.lazy import Lazy
 from sdtune.data.masks import LossMasks
 from sdtune.data.pixels import load_pixels
+from sdtune.data.recolor import draw_shift, recolor
 from sdtune.data.regularization import weight_at
 from sdtune.data.sizes import describe_size
 from sdtune.data.types import Batch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from sdtune.config.data import DataOptions
     from sdtune.data.cache import LatentCache
@@ -107,8 +109,9 @@ class BatchBuilder:
         geometry = settle_geometry(index.subsets, options)
         self._cut_anywhere = {name for name, own in geometry.items() if own.crop == "random"}
         self._mirrored = {own.name for own in index.subsets if own.options.flip}
-        has_masks = options.alpha_weight or index.images.masks.is_any()
-        self._masks = LossMasks(latent_factor, options.mask, uses_alpha=options.alpha_weight) if has_masks else None
+        uses_alpha = options.alpha_weight or any(own.options.alpha_weight for own in index.subsets)
+        self._recoloured = {own.name for own in index.subsets if own.options.color}
+        self._masks = LossMasks(latent_factor, options) if uses_alpha or index.images.masks.is_any() else None
 
     def build(self, plan: BatchPlan, epoch: int, step: int = 0) -> Batch:
         """Build one batch.
@@ -128,7 +131,8 @@ class BatchBuilder:
         pixels = posterior = None
         if self._latents is None:
             pictures = [load_pixels(item.record, item.placement, alpha, flipped=item.flipped) for item in items]
-            pixels = torch.stack(pictures)
+            shifted = zip(pictures, items, plan.visits, strict=True)
+            pixels = torch.stack([self._recolored(picture, item, visit, epoch) for picture, item, visit in shifted])
         else:
             posterior = self._latents.get(items)
         return Batch(
@@ -155,6 +159,11 @@ class BatchBuilder:
     def latent_items(self) -> LatentItems:
         """List everything any epoch asks of a latent cache; twice the images when they are mirrored."""
         return LatentItems.of(self._index.images, self._placements, self._mirrored)
+
+    def _recolored(self, pixels: Tensor, item: LatentItem, visit: Visit, epoch: int) -> Tensor:
+        is_varied = item.record.subset.name in self._recoloured
+        shift = draw_shift(self._seed, epoch, visit.sample_id) if is_varied else None
+        return pixels if shift is None else recolor(pixels, shift)
 
     def _size_numbers(self, item: LatentItem) -> SizeNumbers:
         rule = self._options.size_conditioning

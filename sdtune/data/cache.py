@@ -13,7 +13,7 @@ import torch
 from sdtune.data.ahead import map_ahead
 from sdtune.data.colors import parse_color
 from sdtune.data.lazy import LazySequence
-from sdtune.data.pixels import load_pixels
+from sdtune.data.pixels import PIXELS_VERSION, load_pixels
 from sdtune.data.tensor_store import content_key, distinct, pack_keys
 from sdtune.errors import DataError, PlatformError, Problems
 from sdtune.models.base import Posterior
@@ -52,7 +52,7 @@ class LatentCache:
     def __init__(self, store: TensorStore, *, vae_digest: str, dtype: torch.dtype, alpha_color: str) -> None:
         self._store = store
         self._alpha_color = alpha_color
-        self._facts = ("latents", vae_digest, str(dtype), parse_color(alpha_color))
+        self._facts = ("latents", PIXELS_VERSION, vae_digest, str(dtype), parse_color(alpha_color))
 
     def key(self, item: LatentItem) -> str:
         """Hash everything an entry depends on."""

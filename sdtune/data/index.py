@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from sdtune.data.bad_images import leave_out_bad, tell_cut_off
 from sdtune.data.blobs import TextColumn
 from sdtune.data.caption_sources import (
     FolderCaptions,
@@ -22,8 +23,9 @@ from sdtune.data.caption_stand_ins import CAPTION_OR_CLASS, FILES, class_text
 from sdtune.data.captions import Rules, word_once
 from sdtune.data.columns import ChoiceColumn
 from sdtune.data.folders import find_folders
+from sdtune.data.header_notes import HeaderNotes, check_is_single
 from sdtune.data.images import decode
-from sdtune.data.listing import Files, shorten, stem_of, suffix_of
+from sdtune.data.listing import Files, shorten, stem_of
 from sdtune.data.mask_files import find_masks
 from sdtune.data.pool import visits_of
 from sdtune.data.prompts import fill_template
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
     from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
-    from sdtune.data.images import ImageHeader
     from sdtune.data.regularization import RegularizationSource
     from sdtune.data.scan import Scanned
     from sdtune.data.scan_memory import Pictures
@@ -51,12 +52,6 @@ if TYPE_CHECKING:
 MIN_SIDE_PX = 16
 MAX_ASPECT = 16
 DIGEST_BYTES = 16
-
-_SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg", ".jfif"},
-    "MPO": {".jpg", ".jpeg", ".jfif"},
-    "TIFF": {".tif", ".tiff"},
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +125,19 @@ def _read(
     """
     check_options(options)
     folders, folder_notes = find_folders(options, reserved)
+    if options.bad_images == "skip":
+        folders, left_out = leave_out_bad(folders)
+        folder_notes += left_out
     problems = Problems(DataError)
     with problems.collect():
         sources = _same_source(folders, source) if source else choose_sources(folders, options)
     notes = list(folder_notes)
-    scanned = [_scan_folder(folder, scan, problems, notes) for folder in folders]
+    kinds = HeaderNotes()
+    scanned = [_scan_folder(folder, scan, kinds, problems) for folder in folders]
+    if any(found.errors for found in scanned):
+        for folder, found in zip(folders, scanned, strict=True):
+            tell_cut_off(Files.of(folder.listing.images).take(found.rows), problems)
+    notes += kinds.lines()
     problems.raise_if_any()
     _check_stems(folders, sources, notes, problems)
     with problems.collect():
@@ -253,7 +256,7 @@ def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:
     )
 
 
-def _scan_folder(folder: Folder, scan: Scan, problems: Problems, notes: list[str]) -> Scanned:
+def _scan_folder(folder: Folder, scan: Scan, kinds: HeaderNotes, problems: Problems) -> Scanned:
     """Read the headers and digests of a folder's images."""
     images = Files.of(folder.listing.images)
     found = scan.read_images(images)
@@ -264,8 +267,11 @@ def _scan_folder(folder: Folder, scan: Scan, problems: Problems, notes: list[str
     for place in np.flatnonzero((short < MIN_SIDE_PX) | (long > MAX_ASPECT * short)).tolist():
         with problems.collect():
             _refuse_shape(images[found.rows[place]], found.pictures.sizes[place])
-    for name, header in zip(images.take(found.rows).names, found.pictures.headers(), strict=True):
-        notes += _describe_header(name, header)
+    for row, header in zip(found.rows.tolist(), found.pictures.headers(), strict=True):
+        if folder.options.animated == "refuse":
+            with problems.collect():
+                check_is_single(images[row], header)
+        kinds.add(images.names[row], header, folder.options)
     return found
 
 
@@ -273,15 +279,6 @@ def _refuse_shape(path: Path, size: Size) -> NoReturn:
     if min(size) < MIN_SIDE_PX:
         raise DataError(f"image {path} is too small: {size}", hint=f"sides start at {MIN_SIDE_PX} px; remove it")
     raise DataError(f"image {path} is too narrow: {size}", hint="crop or remove it")
-
-
-def _describe_header(name: str, header: ImageHeader) -> list[str]:
-    notes = []
-    if suffix_of(name).lower() not in _SUFFIXES.get(header.format, {f".{header.format.lower()}"}):
-        notes.append(f"{name}: its content is {header.format}, read as such")
-    if header.has_more_frames and header.format != "MPO":
-        notes.append(f"{name}: several frames, the first is used")
-    return notes
 
 
 def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[str], problems: Problems) -> None:

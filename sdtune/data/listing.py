@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
-UNREADABLE_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".psd", ".svg", ".cr2", ".nef", ".arw", ".dng"})
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jfif .png .apng .webp .bmp .tif .tiff .gif .avif .heic .heif .hif".split())
+UNREADABLE_SUFFIXES = frozenset(
+    ".jxl .jp2 .psd .psb .xcf .svg .exr .cr2 .cr3 .nef .arw .dng .raf .orf .rw2 .pef .srw".split()
+)
 CAPTION_SUFFIXES = (".txt", ".caption")
 _SHOWN = 5
 _CONVERT = "convert it to JPEG or PNG"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdtune.data.images import read_levels
 from sdtune.data.listing import list_folder, shorten
 from sdtune.data.scan import read_image
 from sdtune.data.table import MaskColumn, MaskTable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from sdtune.data.listing import Files
     from sdtune.data.scan import Scan, Scanned
     from sdtune.data.types import Size
+
+_LOOKED_AT = 500  # masks of a folder at most, for its notes; a mask of a megapixel takes 5 ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,7 @@ def find_masks(
         with problems.collect():
             masks = read.get(place) or read.setdefault(place, _MaskFolder.read(place, scan))
             found = _match(folder, masks)
-            notes += _describe(folder, place, found)
+            notes += _describe(folder, masks, found)
             times.update((place, row) for row in found[found >= 0].tolist())
             _check_sizes(folder, own, masks, found, problems)
             columns.append(_column(masks, found))
@@ -138,10 +141,25 @@ def _match(folder: Folder, masks: _MaskFolder) -> NDArray[np.int64]:
     return rows
 
 
-def _describe(folder: Folder, place: Path, found: NDArray[np.int64]) -> list[str]:
+def _describe(folder: Folder, masks: _MaskFolder, found: NDArray[np.int64]) -> list[str]:
+    """Tell how many masks there are, how much of a picture they show, and which show nothing."""
     without = [folder.listing.images.names[row] for row in np.flatnonzero(found < 0).tolist()]
     rest = f"; without one, counted as a whole: {shorten(without)}" if without else ""
-    return [f"{folder.name}: {len(found) - len(without)} masks from {place.name}{rest}"]
+    rows = found[(found >= 0) & (_places(masks, found) >= 0)]
+    count = "1 mask" if len(rows) == 1 else f"{len(rows)} masks"
+    levels = {masks.files[row]: read_levels(masks.files[row]) for row in rows[:: max(1, -(-len(rows) // _LOOKED_AT))]}
+    share = sum(mean for mean, _, _ in levels.values()) / max(1, len(levels))
+    sample = f" ({len(levels)} looked at)" if len(levels) < len(rows) else ""
+    notes = [f"{folder.name}: {count} from {masks.path.name}, {share:.0%} white on average{sample}{rest}"]
+    even = [f"{mask.name} ({_name_level(low)})" for mask, (_, low, high) in levels.items() if low == high]
+    if even:
+        effect = "they count as no mask" if folder.options.mask.normalise else "they weigh the whole picture"
+        notes.append(f"{folder.name}: masks that are the same everywhere, {effect}: {shorten(even)}")
+    return notes
+
+
+def _name_level(level: int) -> str:
+    return {0: "all black", 255: "all white"}.get(level, "all gray")
 
 
 def _check_sizes(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from sdtune.config.objective import MaskOptions
 from sdtune.data.pixels import load_alpha, load_mask
 
 if TYPE_CHECKING:
@@ -16,26 +16,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from sdtune.config.data import DataOptions
     from sdtune.data.cache import LatentItem
 
-_PLAIN = MaskOptions()
+_KEPT = 2048
 _WHITE = 255
 
 
 class LossMasks:
-    """Weights over pictures, computed once for each and kept in memory.
+    """Weights over pictures; those of the last few thousand are kept in memory, 128 MiB at 1024 px.
+
+    Each folder's own options count, and for regularization images those of all.
 
     Args:
         latent_factor: Pixels per latent, each way.
-        options: What is made of a mask.
-        uses_alpha: A picture without a mask file is weighted by its alpha channel.
+        options: What is made of masks, and whether a picture without a mask file is weighted by its transparency.
     """
 
-    def __init__(self, latent_factor: int, options: MaskOptions = _PLAIN, *, uses_alpha: bool = True) -> None:
+    def __init__(self, latent_factor: int, options: DataOptions) -> None:
         self._factor = latent_factor
         self._options = options
-        self._uses_alpha = uses_alpha
-        self._known: dict[LatentItem, Tensor] = {}
+        self._mask = lru_cache(maxsize=_KEPT)(self._make)
 
     def get(self, items: Sequence[LatentItem]) -> Tensor:
         """Give the weights of items of one bucket: (B, 1, h, w) float32.
@@ -45,22 +46,21 @@ class LossMasks:
         """
         return torch.stack([self._mask(item) for item in items])
 
-    def _mask(self, item: LatentItem) -> Tensor:
-        if item not in self._known:
-            self._known[item] = torch.from_numpy(self._weights(item))[None]
-        return self._known[item]
+    def _make(self, item: LatentItem) -> Tensor:
+        return torch.from_numpy(self._weights(item))[None]
 
     def _weights(self, item: LatentItem) -> NDArray[np.float32]:
-        record, placement = item.record, item.placement
+        record, placement, subset = item.record, item.placement, item.record.subset
+        options = self._options if subset.is_regularization else subset.options
         if record.mask is not None:
             mask = load_mask(record.mask, placement, self._factor, flipped=item.flipped)
-        elif self._uses_alpha:
+        elif options.alpha_weight:
             mask = load_alpha(record, placement, self._factor, flipped=item.flipped)
         else:
             shape = placement.bucket.height // self._factor, placement.bucket.width // self._factor
             return np.ones(shape, dtype=np.float32)
-        make = normalise_mask if self._options.normalise else scale_mask
-        return make(mask, self._options.unmasked_weight)
+        make = normalise_mask if options.mask.normalise else scale_mask
+        return make(mask, options.mask.unmasked_weight)
 
 
 def normalise_mask(mask: NDArray[np.float32], unmasked_weight: float = 0.0) -> NDArray[np.float32]:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sdtune.config.data import settle
 from sdtune.data.images import DEFAULT_ALPHA_COLOR, decode_alpha, decode_bytes, decode_mask, read_file
 from sdtune.data.index import bytes_digest
-from sdtune.errors import DataError
+from sdtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from sdtune.config.data import DataOptions
     from sdtune.data.types import ImageRecord, MaskFile, Placement, Size
+
+PIXELS_VERSION = 2
+"""What pixels are made of a file; part of the key of what is computed from them. 2: colours are converted to sRGB."""
+
+
+def check_cacheable(options: DataOptions) -> None:
+    """Refuse cached latents where a picture is another one at each visit.
+
+    Raises:
+        ConfigError: Colours or crops are drawn, in any folder, and latents are cached.
+    """
+    if options.cache.latents == "off":
+        return
+    folders = [settle(options, own) for own in options.subsets] or [options]
+    drawn = {
+        "data.color=true": any(own.color for own in folders),
+        "data.crop=random": any(own.crop == "random" for own in folders),
+    }
+    if asked := [option for option, is_asked in drawn.items() if is_asked]:
+        raise ConfigError(
+            f"{' and '.join(asked)} would show other pixels at each visit than the latents that are cached",
+            hint="set data.cache.latents=off",
+        )
 
 
 def load_pixels(

@@ -12,6 +12,7 @@ from sdtune.data.captions import with_examples
 from sdtune.data.index import build_index, bytes_digest
 from sdtune.data.kohya_options import expand_dataset_file
 from sdtune.data.missing import find_missing, with_planned
+from sdtune.data.pixels import check_cacheable
 from sdtune.data.plan import arrange
 from sdtune.data.regularization import find_sources
 from sdtune.data.split import hold_out
@@ -54,6 +55,7 @@ def assemble(loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks
         ModelError: The model cannot be loaded, or the method does not work on its family.
     """
     options, spec = loaded.options, loaded.spec
+    check_cacheable(options.data)
     optimizer = choose_optimizer(options.train.optimizer)
     model = open_base(options, registry)
     check_family(spec, model.family)

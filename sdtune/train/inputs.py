@@ -223,13 +223,13 @@ def make_held_out_builder(run: Run, latents: LatentCache | None) -> BatchBuilder
     """Build the builder of held-out batches, in which nothing is drawn; None when nothing is held out."""
     if run.held_out is None:
         return None
-    calm = {"flip": False, "crop": "center"}
+    calm = {"flip": False, "color": False, "crop": "center"}
     index = run.held_out.index
-    subsets = tuple(replace(own, options=own.options.model_copy(update=calm)) for own in index.subsets)
+    subsets = {own.name: replace(own, options=own.options.model_copy(update=calm)) for own in index.subsets}
     return BatchBuilder(
-        replace(index, subsets=subsets),
+        replace(index, subsets=tuple(subsets.values())),
         run.held_out.placements,
-        run.options.data.model_copy(update={"flip": False}),
+        run.options.data,
         run.options.train.seed,
         latents=latents,
         captioner=make_captioner(run, run.held_out.index, is_calm=True),

@@ -148,3 +148,11 @@ def test_random_crops_are_the_same_whatever_stands_in_the_batch(tmp_path):
     by_id = {batch.sample_ids[0]: batch.pixels[0] for batch in alone}
     (batch,) = together
     assert all(torch.equal(by_id[name], batch.pixels[n]) for n, name in enumerate(batch.sample_ids))
+
+
+def test_colours_vary_in_some_visits_and_the_same_way_again(folder):
+    plain, varied = batches(make(folder), size=1), batches(make(folder, color=True), size=1)
+    changed = [not torch.equal(a.pixels, b.pixels) for a, b in zip(plain, varied, strict=True)]
+    assert 0 < sum(changed) < len(changed)
+    assert all(map(same, varied, batches(make(folder, color=True), size=1)))
+    assert max(float((a.pixels - b.pixels).abs().max()) for a, b in zip(plain, varied, strict=True)) < 0.5

@@ -154,8 +154,8 @@ def test_shapes_that_cannot_be_trained_are_refused(tmp_path, size, message):
 
 def test_unreadable_format_is_an_error_with_a_remedy(tmp_path):
     write_images(tmp_path, 1)
-    (tmp_path / "IMG_1.HEIC").write_bytes(b"x")
-    with pytest.raises(DataError, match="HEIC cannot be read; convert it to JPEG or PNG"):
+    (tmp_path / "IMG_1.JXL").write_bytes(b"x")
+    with pytest.raises(DataError, match="JXL cannot be read; convert it to JPEG or PNG"):
         index(tmp_path)
 
 
@@ -216,7 +216,10 @@ def test_copies_are_told(tmp_path):
 
 def test_content_of_another_format_is_told(tmp_path):
     draw_picture().save(tmp_path / "a.jpg", format="PNG")
-    assert "a.jpg: its content is PNG, read as such" in index(tmp_path, captions="empty").notes
+    assert (
+        "1 image with content that is not what the name says, read as what it is: a.jpg (PNG)"
+        in index(tmp_path, captions="empty").notes
+    )
 
 
 # The digest

@@ -89,14 +89,14 @@ def test_links_inside_the_folder_are_files_and_others_are_refused(tmp_path):
 
 
 def test_all_that_is_wrong_is_told_in_natural_order(tmp_path):
-    folder = touch(tmp_path / "a", "10.heic", "9.psd", "line\nbreak.jpg")
+    folder = touch(tmp_path / "a", "10.jxl", "9.psd", "line\nbreak.jpg")
     os.mkfifo(folder / "1.png")
     (folder / "2.png").symlink_to("nothing")
     (folder / "3.png").symlink_to("3.png")
     with pytest.raises(DataError) as raised:
         listing(folder)
     told = [problem.message.replace(str(folder), "") for problem in raised.value.problems]
-    assert [text.split(" ")[0] for text in told] == ["the", "/1.png", "/2.png", "/3.png", "/9.psd:", "/10.heic:"]
+    assert [text.split(" ")[0] for text in told] == ["the", "/1.png", "/2.png", "/3.png", "/9.psd:", "/10.jxl:"]
 
 
 def test_names_that_are_no_text_are_refused(tmp_path):

@@ -130,7 +130,10 @@ def test_a_changed_mask_is_another_data_set(folder):
 
 def test_what_has_no_mask_is_told(folder):
     white_left().save(folder / "masks" / "a.png")
-    assert "data: 1 masks from masks; without one, counted as a whole: b.jpg" in build_index(options(folder)).notes
+    assert (
+        "data: 1 mask from masks, 25% white on average; without one, counted as a whole: b.jpg"
+        in build_index(options(folder)).notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,3 +163,42 @@ def test_a_missing_folder_of_masks_is_refused(folder):
     (folder / "masks").rmdir()
     with pytest.raises(DataError, match="masks are looked for there"):
         build_index(options(folder))
+
+
+def test_each_folder_weighs_the_rest_by_its_own_option(folder):
+    subsets = []
+    for name, weight in (("one", None), ("two", 0.5)):
+        (folder / name / "masks").mkdir(parents=True)
+        draw_picture(WIDE).save(folder / name / "a.png")
+        white_left().save(folder / name / "masks" / "a.png")
+        own = {"mask_dir": folder / name / "masks", "unmasked_weight": weight}
+        subsets.append(SubsetOptions(path=folder / name, captions="empty", **own))
+    first, second = batch(DataOptions(subsets=subsets, resolution="96x64", mask={"normalise": False, "dir": folder}))
+    assert float(first.min()) == 0
+    assert float(second.min()) == 0.5
+
+
+def test_a_folder_may_be_weighed_by_transparency_alone(folder):
+    picture = draw_picture(WIDE)
+    picture.putalpha(white_left(edge=48))
+    picture.save(folder / "data" / "a.png")
+    subset = SubsetOptions(path=folder / "data", captions="empty", alpha_weight=True)
+    found = batch(DataOptions(subsets=(subset,), resolution="96x64"))
+    assert found[0, 0, 0].count_nonzero() == 6
+    assert torch.equal(found[1], torch.ones(1, 8, 12))
+
+
+@pytest.mark.parametrize(("level", "name"), [(0, "all black"), (255, "all white"), (90, "all gray")])
+def test_a_mask_that_is_the_same_everywhere_is_named(folder, level, name):
+    Image.new("L", WIDE, level).save(folder / "masks" / "a.png")
+    white_left().save(folder / "masks" / "b.png")
+    notes = build_index(options(folder)).notes
+    assert f"data: 2 masks from masks, {(level / 255 + 0.25) / 2:.0%} white on average" in notes
+    assert f"data: masks that are the same everywhere, they count as no mask: a.png ({name})" in notes
+
+
+def test_of_many_masks_some_are_looked_at(folder, monkeypatch):
+    monkeypatch.setattr("sdtune.data.mask_files._LOOKED_AT", 1)
+    for name in ("a", "b"):
+        white_left().save(folder / "masks" / f"{name}.png")
+    assert "data: 2 masks from masks, 25% white on average (1 looked at)" in build_index(options(folder)).notes

@@ -15,6 +15,8 @@ from sdtune.data.masks import LossMasks, normalise_mask
 from sdtune.data.types import Size
 from sdtune.testing.images import draw_picture
 
+ALPHA = DataOptions(captions="empty", alpha_weight=True)
+
 
 @pytest.fixture
 def item(tmp_path):
@@ -25,7 +27,7 @@ def item(tmp_path):
         if alpha is not None:
             picture.putalpha(alpha)
         picture.save(tmp_path / "a.png")
-        (record,) = build_index(DataOptions(path=tmp_path, captions="empty")).images
+        (record,) = build_index(ALPHA.model_copy(update={"path": tmp_path})).images
         return LatentItem(record=record, placement=place(record.size, Size(*bucket)))
 
     return item
@@ -38,7 +40,7 @@ def left_opaque(size=(96, 64), edge=24):
 
 
 def mask(item):
-    return LossMasks(8).get([item])
+    return LossMasks(8, ALPHA).get([item])
 
 
 def test_only_the_opaque_part_counts_and_the_mean_is_one(item):
@@ -70,7 +72,7 @@ def test_a_resized_picture_has_a_resized_mask(item):
 
 
 def test_a_mask_is_computed_once(item):
-    masks, one = LossMasks(8), item(left_opaque())
+    masks, one = LossMasks(8, ALPHA), item(left_opaque())
     first = masks.get([one])
     one.record.path.unlink()
     assert torch.equal(masks.get([one]), first)
