@@ -33,7 +33,7 @@ def slopes(work, few, many):
 
 
 def test_a_table_takes_few_bytes_beside_its_letters():
-    left, _ = slopes(make_index, 200, 700)
+    left, _ = slopes(make_index, 100, 400)
     letters = 120 + 2 * 20
     assert left < letters + 200
 

@@ -69,7 +69,8 @@ def test_a_scan_finds_what_each_file_says(folder, workers):
     assert scan(folder, workers) == expected(folder)
 
 
-def test_many_files_are_read_in_order_by_threads(tmp_path):
+def test_many_files_are_read_in_order_by_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_module, "_LARGE_BYTES", 0)
     write_images(tmp_path / "dog", 2, sizes=SIZES, caption=None)
     for number in range(200):
         shutil.copy(tmp_path / f"dog/{number % 2:02d}.png", tmp_path / f"dog/copy{number}.png")
