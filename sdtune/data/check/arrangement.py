@@ -159,7 +159,7 @@ def class_images(survey: Survey) -> Iterator[Finding]:
                 remedy="name it after its class: reg/1_dog goes with img/10_zwx dog",
             )
     count, own = len(survey.images_for("regularization")), len(survey.images_for("training"))
-    if folders and count < own and survey.images_in_all is None:
+    if folders and 0 < count < own and survey.images_in_all is None:
         yield Finding(
             kind=kinds.FEW_REG,
             place=str(folders[0].path),

@@ -46,3 +46,21 @@ def test_each_folder_has_its_own_trigger_word(data):
 
 def test_every_kind_is_tried():
     assert {kind.name for kind in KINDS} == set(DEFECTS)
+
+
+def test_a_sentence_in_front_is_no_trigger_word(data):
+    other = data.root / "5_cat"
+    other.mkdir()
+    for image in data.free[:4]:
+        image.with_suffix(".txt").write_text("a photo of a cat, brick wall, soft light")
+        for path in (image, image.with_suffix(".txt")):
+            path.rename(other / path.name)
+    found = {finding.kind.name for finding in look_at(data).findings}
+    assert not found & {"trigger-missing", "trigger-splits", "trigger-common"}
+
+
+def test_class_images_that_are_left_out_are_not_too_few(data):
+    (data.root / "reg").mkdir()
+    data.free[0].rename(data.root / "reg" / data.free[0].name)
+    assert {finding.kind.name for finding in look_at(data).findings} >= {"reg-inside"}
+    assert "few-reg" not in {finding.kind.name for finding in look_at(data).findings}
