@@ -172,7 +172,7 @@ def _regularization(
     subjects: Sequence[KohyaSubset],
     subsets: list[SubsetOptions],
 ) -> tuple[RegularizationOptions, list[SubsetOptions]]:
-    """Give regularization images to all, where there is one folder of them, else to the one subset of their dataset."""
+    """Give regularization images to all where there is one folder and one dataset, else to the subset of their own."""
     if not others:
         return options, subsets
     if options.path is not None:
@@ -180,7 +180,7 @@ def _regularization(
             f"regularization.path is {options.path}, and the dataset file has is_reg subsets", hint="keep one of them"
         )
     paths = {_source(other)["path"]: other for other in others}
-    if len(paths) == 1:
+    if len(paths) == 1 and len({subject.dataset for subject in subjects}) == 1:
         ((path, other),) = paths.items()
         prompt = other.values.get("class_tokens", options.prompt)
         return options.model_copy(update={"path": path, "prompt": prompt}), subsets
@@ -189,7 +189,7 @@ def _regularization(
         partners = [number for number, subject in enumerate(subjects) if subject.dataset == other.dataset]
         if len(partners) != 1 or own[partners[0]].regularization is not None:
             raise ConfigError(
-                "several folders of regularization images, and it is not clear which goes with which subset",
+                "regularization images, and it is not clear which subset of their dataset they go with",
                 hint="put them into one folder as 1_class, 1_other, and name that; or make a dataset of each pair",
                 where=other.place,
             )

@@ -26,9 +26,9 @@ _CAPTIONED_BY_FILE = frozenset({"auto", "txt", "caption", "mixed"})
 def exact_duplicates(survey: Survey) -> Iterator[Finding]:
     """Find files that are there twice, of one role; the one with a caption stays."""
     groups = defaultdict(list)
-    for image in _best_first(survey):
+    for image in {image.path: image for image in reversed(_best_first(survey))}.values():  # of two resolutions, once
         if image.digest:
-            groups[image.role, image.digest].append(image)
+            groups[image.role, image.digest].insert(0, image)
     for first, *rest in groups.values():
         for image in rest:
             yield Finding(
