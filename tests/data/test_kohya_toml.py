@@ -212,8 +212,14 @@ def test_several_folders_of_regularization_images_go_with_their_datasets(tmp_pat
     ]  # fmt: skip
 
 
+def test_one_folder_of_regularization_images_stays_with_its_dataset(tmp_path):
+    options, _ = expand(tmp_path, PAIRS[: PAIRS.rindex("      [[datasets.subsets]]")])
+    assert options.regularization.path is None
+    assert [own.regularization and own.regularization.path for own in options.data.subsets] == [Path("reg/cat"), None]
+
+
 def test_regularization_images_whose_subset_is_not_clear_are_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="not clear which goes with which"):
+    with pytest.raises(ConfigError, match="not clear which subset"):
         expand(tmp_path, PAIRS + '[[datasets.subsets]]\nimage_dir = "more"\n')
 
 

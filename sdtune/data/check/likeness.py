@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sdtune.data.check.survey import SeenFolder, SeenImage, Survey
+    from sdtune.data.check.survey import Role, SeenFolder, SeenImage, Survey
 
 _ROLES = ("training", "validation", "regularization")
 _CAPTIONED_BY_FILE = frozenset({"auto", "txt", "caption", "mixed"})
@@ -25,10 +25,10 @@ _CAPTIONED_BY_FILE = frozenset({"auto", "txt", "caption", "mixed"})
 
 def exact_duplicates(survey: Survey) -> Iterator[Finding]:
     """Find files that are there twice, of one role; the one with a caption stays."""
-    groups = defaultdict(list)
-    for image in {image.path: image for image in reversed(_best_first(survey))}.values():  # of two resolutions, once
+    groups: dict[tuple[Role, str], list[SeenImage]] = defaultdict(list)
+    for image in _each_file_once(survey):
         if image.digest:
-            groups[image.role, image.digest].insert(0, image)
+            groups[image.role, image.digest].append(image)
     for first, *rest in groups.values():
         for image in rest:
             yield Finding(
@@ -53,6 +53,14 @@ def like_pictures(survey: Survey) -> Iterator[Finding]:
 def _best_first(survey: Survey) -> list[SeenImage]:
     """List images, those first that stay where two are alike: of the subject, with a caption, of more pixels."""
     return sorted(survey.images, key=_worth)
+
+
+def _each_file_once(survey: Survey) -> list[SeenImage]:
+    """List them without those that stand there again at another resolution."""
+    found: dict[Path, SeenImage] = {}
+    for image in _best_first(survey):
+        found.setdefault(image.path, image)
+    return list(found.values())
 
 
 def _worth(image: SeenImage) -> tuple[int, bool, int]:
