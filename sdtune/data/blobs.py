@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from array import array
-from itertools import chain
+from itertools import chain, compress
+from operator import ne
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -39,16 +39,18 @@ class BlobColumn(Column[T]):
     @classmethod
     def of(cls, values: Iterable[T]) -> Self:
         """Make a column of values."""
-        blob, starts, lengths = bytearray(), array("q"), array("i")
-        last, start, length = cls.decode(b""), 0, 0
-        for value in values:
-            if value != last:
-                data = cls.encode(value)
-                last, start, length = value, len(blob), len(data)
-                blob += data
-            starts.append(start)
-            lengths.append(length)
-        return cls(blob, np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int32))
+        blob, starts, lengths = bytearray(), [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+        last = cls.decode(b"")
+        for chunk in chunked(values):
+            encoded = list(map(cls.encode, chunk))
+            is_new = np.fromiter(map(ne, chunk, chain([last], chunk)), np.bool_, len(chunk))
+            own = np.fromiter(map(len, encoded), np.int32, len(chunk))
+            ends = np.cumsum(np.where(is_new, own, 0), dtype=np.int64)
+            starts.append(len(blob) + ends - own)
+            lengths.append(own)
+            blob += b"".join(compress(encoded, is_new))
+            last = chunk[-1]
+        return cls(blob, np.concatenate(starts), np.concatenate(lengths))
 
     @classmethod
     def unpack(cls, blob: bytes, lengths: NDArray[np.int32]) -> Self:
@@ -125,6 +127,16 @@ class TextColumn(BlobColumn[str]):
     def decode(data: bytes | bytearray) -> str:
         """Decode a text."""
         return data.decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        if not self._blob.isascii():
+            yield from super().__iter__()
+            return
+        text = self._blob.decode("ascii")  # at once: a third of the time of decoding one by one
+        for chunk in chunked(range(len(self))):
+            part = slice(chunk[0], chunk[-1] + 1)
+            for start, length in zip(self._starts[part].tolist(), self._lengths[part].tolist(), strict=True):
+                yield text[start : start + length]
 
 
 class PathColumn(Column[Path]):

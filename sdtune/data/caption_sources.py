@@ -193,7 +193,8 @@ def _caption_folder(files: _Files, options: DataOptions, table: Mapping[str, str
             captions |= replace_missing(folder, missing, source, options, notes)
     problems.raise_if_any()
     notes += _describe_files(folder, source, captions)
-    return {image: use_lines(caption, folder.options.caption_lines) for image, caption in captions.items()}
+    rule = folder.options.caption_lines
+    return {image: use_lines(text, rule) if "\n" in text else text for image, text in captions.items()}
 
 
 def _reader(files: _Files, table: Mapping[str, str]) -> Read:
@@ -205,13 +206,14 @@ def _reader(files: _Files, table: Mapping[str, str]) -> Read:
         return lambda image, notes: _look_up(table, folder.prefix + image, notes)
 
     def read(image: str, notes: list[str]) -> str | None:
-        suffix = next(iter(files.suffixes(image)), None)
-        if suffix is None:
-            return None
-        caption = files.caption(suffix, image, notes)
-        if caption or takes_empty:
-            return caption or None
-        return clean_caption(caption, str(files.read.path(suffix, stem_of(image))), notes)
+        stem = stem_of(image)
+        for suffix in FILES[files.source]:
+            if (data := files.read(suffix, stem)) is not None:
+                caption = plain_line(data) or read_caption(data, path := files.read.path(suffix, stem), notes)
+                if caption or takes_empty:
+                    return caption or None
+                return clean_caption(caption, str(path), notes)
+        return None
 
     return read
 

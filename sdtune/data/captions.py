@@ -85,6 +85,13 @@ class Rules:
         return {"name": self.options.token, "class": self.options.class_word, **self.options.words}
 
     @property
+    def words_at_once(self) -> bool:
+        """Whether the worded half changes captions when a data set is read."""
+        own = self.options
+        changes = own.prompt is not None or own.token or own.prefix or own.suffix or own.words
+        return bool(changes) and not self.is_worded_at_visits
+
+    @property
     def is_worded_at_visits(self) -> bool:
         """Whether something in the worded half is drawn, so that it is done anew at each visit."""
         return self.options.wildcards or self.options.caption_lines == "draw"

@@ -68,6 +68,13 @@ class HeaderNotes:
             kind.names.append(name)
 
 
+def is_unusual(suffix: str, header: ImageHeader, options: DataOptions) -> bool:
+    """Tell whether there is something to tell of an image with this suffix."""
+    notes = HeaderNotes()
+    notes.add(f"name{suffix}", header, options)
+    return bool(notes.lines())
+
+
 def is_sequence(header: ImageHeader) -> bool:
     """Tell whether a file is an animation or has pages; phones put a second picture into one JPEG, which is neither."""
     return header.has_more_frames and header.format not in ("MPO", "HEIF")

@@ -21,11 +21,11 @@ from sdtune.data.caption_sources import (
 )
 from sdtune.data.caption_stand_ins import CAPTION_OR_CLASS, FILES, class_text
 from sdtune.data.captions import Rules, word_once
-from sdtune.data.columns import ChoiceColumn
+from sdtune.data.columns import ChoiceColumn, chunked
 from sdtune.data.folders import find_folders
-from sdtune.data.header_notes import HeaderNotes, check_is_single
+from sdtune.data.header_notes import HeaderNotes, check_is_single, is_unusual
 from sdtune.data.images import decode
-from sdtune.data.listing import Files, shorten, stem_of
+from sdtune.data.listing import Files, shorten, stem_of, suffix_of
 from sdtune.data.mask_files import find_masks
 from sdtune.data.pool import visits_of
 from sdtune.data.prompts import fill_template
@@ -38,11 +38,12 @@ from sdtune.errors import DataError, Problems
 from sdtune.paths import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
     from sdtune.data.folders import Folder
+    from sdtune.data.images import ImageHeader
     from sdtune.data.regularization import RegularizationSource
     from sdtune.data.scan import Scanned
     from sdtune.data.scan_memory import Pictures
@@ -170,7 +171,9 @@ def _tabulate(
             "name": TextColumn.of(folder.prefix + name for name in files.names),
             "size": pictures.sizes,
             "digest": pictures.digests,
-            "caption": TextColumn.of(word_once(text, rules) for text in captions.texts),
+            "caption": TextColumn.of(word_once(text, rules) for text in captions.texts)
+            if rules.words_at_once
+            else captions.texts,
             "subset": ChoiceColumn([subset], np.zeros(len(files), np.int32)),
             "mask": masks,
         }
@@ -267,12 +270,24 @@ def _scan_folder(folder: Folder, scan: Scan, kinds: HeaderNotes, problems: Probl
     for place in np.flatnonzero((short < MIN_SIDE_PX) | (long > MAX_ASPECT * short)).tolist():
         with problems.collect():
             _refuse_shape(images[found.rows[place]], found.pictures.sizes[place])
-    for row, header in zip(found.rows.tolist(), found.pictures.headers(), strict=True):
+    for row, header in _unusual(images, found, folder.options):
         if folder.options.animated == "refuse":
             with problems.collect():
                 check_is_single(images[row], header)
         kinds.add(images.names[row], header, folder.options)
     return found
+
+
+def _unusual(images: Files, found: Scanned, options: DataOptions) -> Iterator[tuple[int, ImageHeader]]:
+    """List the images of which there is something to tell; most are of few kinds, of which there is nothing."""
+    rows, kinds = found.rows.tolist(), found.pictures.kinds
+    known = list(zip(kinds.numbers.tolist(), map(suffix_of, images.take(found.rows).names), strict=True))
+    first: dict[tuple[int, str], int] = {}
+    for place, pair in enumerate(known):
+        first.setdefault(pair, place)
+    told = {pair for pair, place in first.items() if is_unusual(pair[1], found.pictures.header(place), options)}
+    for place in (place for place, pair in enumerate(known) if pair in told) if told else ():
+        yield rows[place], found.pictures.header(place)
 
 
 def _refuse_shape(path: Path, size: Size) -> NoReturn:
@@ -339,10 +354,21 @@ def _describe_copies(images: ImageTable) -> list[str]:
 def digest_images(images: ImageTable) -> str:
     """Hash everything about images that training depends on: BLAKE2b-128, hex."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    ends = {own.name: _describe_subset(own) for own in images.subsets.choices}
     rows = zip(images.names, images.digests, images.captions, images.subsets, images.masks, strict=True)
-    for name, content, caption, subset, mask in rows:
-        prior = (subset.weight_end, subset.pairs_with) if subset.is_regularization else ()
-        known = (*prior, *((mask.digest,) if mask else ()), *((subset.templates,) if subset.templates else ()))
-        fields = (name, content, caption, subset.repeats, subset.weight, *known)
-        digest.update(repr(fields).encode("utf-8", "backslashreplace"))
+    for chunk in chunked(rows):
+        texts = [
+            f"({name!r}, {content!r}, {caption!r}, {ends[subset.name][0]}{f', {mask.digest!r}' if mask else ''}"
+            f"{ends[subset.name][1]})"
+            for name, content, caption, subset, mask in chunk
+        ]
+        digest.update("".join(texts).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
+
+
+def _describe_subset(subset: Subset) -> tuple[str, str]:
+    """Give what an image's folder adds to the digest, before and behind its mask."""
+    repeats = int(subset.repeats) if subset.repeats % 1 == 0 else subset.repeats
+    prior = (subset.weight_end, subset.pairs_with) if subset.is_regularization else ()
+    own = ", ".join(map(repr, (repeats, subset.weight, *prior)))
+    return own, f", {subset.templates!r}" if subset.templates else ""

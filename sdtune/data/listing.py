@@ -20,7 +20,7 @@ from sdtune.data.lazy import Lazy
 from sdtune.errors import DataError, Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -198,7 +198,7 @@ def list_folder(path: Path, root: Path) -> Listing:
             ignored["other"] += 1
     _raise_all(errors[name] for name in sorted(errors, key=natural_key))
     return Listing(
-        images=found["images"].files(path),
+        images=found["images"].files(path, natural_key),
         captions={suffix: FilesByStem(found[suffix].files(path)) for suffix in CAPTION_SUFFIXES},
         folders=tuple(path / name for name in sorted(folders, key=natural_key)),
         ignored=ignored,
@@ -237,8 +237,8 @@ class _Gathered:
         self._names.append(name)
         self._facts.extend(file_facts(found))
 
-    def files(self, folder: Path) -> Files:
-        keys = list(map(natural_key, self._names))
+    def files(self, folder: Path, key: Callable[[str], str] = str) -> Files:
+        keys = list(map(key, self._names))
         order = sorted(range(len(keys)), key=keys.__getitem__)
         facts = np.array(self._facts, dtype=np.int64).reshape(-1, 4)[order]
         return Files(PathColumn.inside(folder, TextColumn.of(self._names[row] for row in order)), facts)

@@ -149,6 +149,10 @@ class Pictures:
         """Give those of some rows."""
         return type(self)(sizes=self.sizes.take(rows), kinds=self.kinds.take(rows), digests=self.digests.take(rows))
 
+    def header(self, row: int) -> ImageHeader:
+        """Give a picture's header."""
+        return header_of_kind(self.sizes[row], self.kinds[row])
+
     def headers(self) -> Iterator[ImageHeader]:
         """Give the headers."""
         return map(header_of_kind, self.sizes, self.kinds)

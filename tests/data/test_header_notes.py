@@ -1,6 +1,5 @@
 """Unusual images are told by kind, with names and numbers."""
 
-
 import pytest
 from PIL import Image
 

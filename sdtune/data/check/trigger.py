@@ -27,7 +27,8 @@ _MOST_TOKENS = 3
 def find_trigger(folder: SeenFolder, options: DataOptions) -> str:
     """Find what calls the subject of a folder, in lower case; empty: it cannot be told.
 
-    It is `data.token`, or a word of most captions: one of the folder's name, one that is made up, or a first tag of one word.
+    It is `data.token`, or a word of most captions: one of the folder's name, one that is made up, or a first tag that
+    is one word.
     """
     if options.token:
         return options.token.casefold()
@@ -39,7 +40,9 @@ def find_trigger(folder: SeenFolder, options: DataOptions) -> str:
     made_up = [word for word, _ in counts.most_common() if _MADE_UP.fullmatch(word)]
     first = _first_tags(captions, options.tag_separator)
     usual = [word for word in (*named, *made_up, *first) if counts[word] >= _MOST * len(captions)]
-    return next((word for word in usual if word not in COMMON), next((tag for tag in first if _WORD.fullmatch(tag)), ""))
+    return next(
+        (word for word in usual if word not in COMMON), next((tag for tag in first if _WORD.fullmatch(tag)), "")
+    )
 
 
 def trigger_missing(survey: Survey) -> Iterator[Finding]:

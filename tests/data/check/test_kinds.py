@@ -64,3 +64,9 @@ def test_class_images_that_are_left_out_are_not_too_few(data):
     data.free[0].rename(data.root / "reg" / data.free[0].name)
     assert {finding.kind.name for finding in look_at(data).findings} >= {"reg-inside"}
     assert "few-reg" not in {finding.kind.name for finding in look_at(data).findings}
+
+
+def test_a_file_that_is_trained_at_two_sizes_is_no_duplicate(data):
+    twice = f"data.subsets=[{{path: {data.root}, resolution: 512}}, {{path: {data.root}, resolution: 768}}]"
+    found = look_at(data, "data.path=null", twice)
+    assert "exact-duplicate" not in {finding.kind.name for finding in found.findings}
