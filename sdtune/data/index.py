@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,13 +17,14 @@ from sdtune.data.caption_sources import (
     folder_templates,
     read_captions,
 )
-from sdtune.data.caption_stand_ins import CAPTION_OR_CLASS, FILES, class_text
+from sdtune.data.caption_stand_ins import CAPTION_OR_CLASS, class_text
 from sdtune.data.captions import Rules, word_once
 from sdtune.data.columns import ChoiceColumn, chunked
 from sdtune.data.folders import find_folders
 from sdtune.data.header_notes import HeaderNotes, check_is_single, is_unusual
 from sdtune.data.images import decode
-from sdtune.data.listing import Files, shorten, stem_of, suffix_of
+from sdtune.data.index_notes import check_stems, describe_copies, describe_ignored
+from sdtune.data.listing import Files, suffix_of
 from sdtune.data.mask_files import find_masks
 from sdtune.data.pool import visits_of
 from sdtune.data.prompts import fill_template
@@ -38,7 +37,7 @@ from sdtune.errors import DataError, Problems
 from sdtune.paths import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
@@ -140,7 +139,7 @@ def _read(
             tell_cut_off(Files.of(folder.listing.images).take(found.rows), problems)
     notes += kinds.lines()
     problems.raise_if_any()
-    _check_stems(folders, sources, notes, problems)
+    check_stems(folders, sources, notes, problems)
     with problems.collect():
         captions, caption_notes = read_captions(folders, sources, options, scan)
     with problems.collect():
@@ -152,7 +151,7 @@ def _read(
             for folder, source, found, texts, own in zip(folders, sources, scanned, captions, masks, strict=True)
         ]
     )
-    notes = [*notes, *caption_notes, *mask_notes, *_describe_ignored(folders), *_describe_copies(images)]
+    notes = [*notes, *caption_notes, *mask_notes, *describe_ignored(folders), *describe_copies(images)]
     return DataIndex(subsets=images.subsets.choices, images=images, notes=tuple(notes), digest="")
 
 
@@ -294,61 +293,6 @@ def _refuse_shape(path: Path, size: Size) -> NoReturn:
     if min(size) < MIN_SIDE_PX:
         raise DataError(f"image {path} is too small: {size}", hint=f"sides start at {MIN_SIDE_PX} px; remove it")
     raise DataError(f"image {path} is too narrow: {size}", hint="crop or remove it")
-
-
-def _check_stems(folders: Sequence[Folder], sources: Sequence[str], notes: list[str], problems: Problems) -> None:
-    """Refuse two images that would share one caption file; tell of names that differ in case only."""
-    for folder, source in zip(folders, sources, strict=True):
-        images = Files.of(folder.listing.images)
-        if len({stem.casefold() for stem in images.stems()}) == len(images):
-            continue
-        names = images.names
-        for twins in _equal(names, stem_of):
-            if source in FILES:
-                problems.add(
-                    f"{' and '.join(twins)} in {folder.path} would share one caption file", hint="rename or remove one"
-                )
-        cases = {_caseless(twins[0]): len(twins) for twins in _equal(names, _caseless)}
-        notes += [f"{folder.name}: {name} stands there in {n} spellings" for name, n in cases.items()]
-
-
-def _caseless(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _equal(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
-    """List the names that have a key in common."""
-    counts = Counter(map(key, names))
-    if counts.total() == len(counts):
-        return []
-    shared: dict[str, list[str]] = {name: [] for name, count in counts.items() if count > 1}
-    for name in names:
-        if (own := key(name)) in shared:
-            shared[own].append(name)
-    return list(shared.values())
-
-
-def _describe_ignored(folders: Sequence[Folder]) -> list[str]:
-    """Count what was left aside, by reason."""
-    ignored: Counter[str] = Counter()
-    for folder in folders:
-        listing = folder.listing
-        ignored += listing.ignored
-        stems = Files.of(listing.images).stems()
-        for suffix, files in ((suffix, files) for suffix, files in listing.captions.items() if files):
-            ignored[f"{suffix} without an image"] += len(files) - sum(stem in files for stem in stems)
-    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(ignored.items()) if count)
-    return [f"ignored files: {counts}"] if counts else []
-
-
-def _describe_copies(images: ImageTable) -> list[str]:
-    notes = []
-    for rows in images.digests.copies():
-        names: dict[Path, str] = {}  # of a file that is trained at two sizes, one name
-        for row in rows:
-            names.setdefault(images.paths[row], images.names[row])
-        notes += [f"the same picture: {shorten([*names.values()])}"] if len(names) > 1 else []
-    return notes
 
 
 def digest_images(images: ImageTable) -> str:

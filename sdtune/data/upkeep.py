@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DAY_S = 86_400
+SCAN = "scan"
+"""Folder of what was read of image files; see `data.scan`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +95,10 @@ def drop_damaged(folder: Path, findings: Findings) -> None:
 
 
 def plan_removals(root: Path, *, unused_days: float, keep_bytes: int | None = None, now: float) -> list[Removal]:
-    """List what may go: other layouts, damaged shards, shards no run has used for long, and as many as make room.
+    """List what may go: other layouts, damaged shards, what no run has used for long, and as much as makes room.
 
     A shard counts as used whenever a run looks it through, and when it is written. What was used last stays first,
-    whatever kind it is.
+    whatever kind it is. What is remembered of image files counts from when it was written: it is soon read again.
 
     Args:
         root: The cache folder, with `latents` and `text` in it.
@@ -111,6 +113,7 @@ def plan_removals(root: Path, *, unused_days: float, keep_bytes: int | None = No
         removals += [_removal(path, "another layout") for path in found.others]
         removals += [_removal(path, "damaged") for path in found.unreadable]
         kept += [(_used_at(shard.path), shard.path) for shard in found.shards]
+    kept += [(_used_at(path), path) for path in (root / SCAN).glob("*.scan")]
     kept.sort(reverse=True)
     total = 0
     for used_at, path in kept:
@@ -129,6 +132,9 @@ def remove(root: Path, removals: Sequence[Removal]) -> None:
     Raises:
         PlatformError: A run uses one of the caches, or they cannot be written.
     """
+    for removal in removals:
+        if removal.path.parent == root / SCAN:  # read whole, and at once: nobody holds it
+            _remove(removal.path)
     for kind in KINDS:
         folder = root / kind
         own = [removal.path for removal in removals if folder in removal.path.parents]

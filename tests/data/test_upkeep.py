@@ -5,7 +5,7 @@ import torch
 
 from sdtune.data.shards import read_shard
 from sdtune.data.tensor_store import ShardStore, content_key, list_shards, pack_keys
-from sdtune.data.upkeep import drop_damaged, examine, plan_removals, remove
+from sdtune.data.upkeep import SCAN, Removal, drop_damaged, examine, plan_removals, remove
 from sdtune.errors import PlatformError
 
 KEYS = [content_key(number) for number in range(12)]
@@ -100,6 +100,16 @@ def test_room_is_made_by_what_was_used_longest_ago(folder):
     assert planned(folder.parent, keep_bytes=2 * size) == {third: "room"}
     assert planned(folder.parent, keep_bytes=0) == dict.fromkeys((first, second, third), "room")
     assert planned(folder.parent, keep_bytes=3 * size) == {}
+
+
+def test_what_was_read_of_images_goes_when_it_is_old(folder):
+    memory = folder.parent / SCAN / "0123.scan"
+    memory.parent.mkdir()
+    memory.write_bytes(b"what was read")
+    os.utime(memory, (0, 0))
+    assert planned(folder.parent, unused_days=5)[memory] == "unused"
+    remove(folder.parent, [Removal(path=memory, size_bytes=13, why="unused")])
+    assert not memory.exists()
 
 
 def test_other_layouts_go_and_other_files_stay(folder):
