@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sdtune.data.types import BatchPlan
 
+_OPTIONS = DataOptions(resolution="512", flip=True)
 _CAPTION = "a photo of zwx dog number {}, sitting on the grass in front of a house, sunny day, detailed fur, {} colours"
 
 
@@ -38,6 +39,7 @@ def make_index(count: int, folders: int = 10) -> DataIndex:
             class_text="dog",
             weight=1.0,
             caption_source="txt",
+            options=_OPTIONS,
         )
         for number in range(folders)
     ]
@@ -61,7 +63,7 @@ def make_index(count: int, folders: int = 10) -> DataIndex:
 
 def go_through(index: DataIndex, batch_size: int = 4) -> tuple[PlacementTable, Sequence[BatchPlan]]:
     """Take an index through split, placement, plan and captions, as a run does before its first step."""
-    options = DataOptions(resolution="512", flip=True)
+    options = _OPTIONS
     rest, _ = hold_out(index, options, ValidationOptions(split=0.01, most_images=100))
     placements = PlacementTable.of(place_images(rest.images, options))
     batches = plan_epoch(0, 0, rest.images, placements, batch_size)

@@ -190,5 +190,5 @@ def test_p1_kohyas_dataset_file_is_a_place_too(plan, tmp_path):
     code, said, _ = plan(tmp_path / "my set.toml")
     assert code == 0
     assert "run          my set-lora:" in said
-    assert "images       3 (dogs: 3 x 4 repeats)" in said
+    assert "images       3 (dogs: 3 x 4 repeats in batches of 1)" in said
     assert "note: my set.toml: no enable_bucket, so buckets are on as data.buckets says" in said
