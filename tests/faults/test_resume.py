@@ -217,9 +217,9 @@ def test_f02_three_stops_in_one_epoch_show_each_sample_once(lora, tmp_path, monk
     options = [f"data.path={tmp_path / 'six'}", "train.steps=12", "data.workers=0"]  # nothing is prepared ahead
     seen, prepare = [], InputSource.prepare
 
-    def note(self, epoch, plan):
+    def note(self, epoch, plan, step):
         seen.extend((epoch, visit.sample_id) for visit in plan.visits)
-        return prepare(self, epoch, plan)
+        return prepare(self, epoch, plan, step)
 
     train(PLUGINS, *lora(tmp_path / "straight", *options))
     monkeypatch.setattr(InputSource, "prepare", note)

@@ -55,10 +55,10 @@ def dies_in_step_3(monkeypatch):
     built = BatchBuilder.build
     deaths = iter([1])  # one
 
-    def build(self, plan, epoch):
+    def build(self, plan, epoch, step):
         if epoch == 1 and next(deaths, 0):
             raise SystemExit("killed")
-        return built(self, plan, epoch)
+        return built(self, plan, epoch, step)
 
     monkeypatch.setattr(BatchBuilder, "build", build)
 
