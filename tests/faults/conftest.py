@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 import sdtune_lora
 from sdtune.testing.images import write_images
@@ -69,6 +70,7 @@ def fork(work: Callable[[], int | None], said: Path) -> Child:
         sys.stdout = sys.stderr = said.open("w", encoding="utf-8", buffering=1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+        torch.set_num_threads(torch.get_num_threads())  # its pool is made anew by one thread: two at once see none
         gc.freeze()  # else every collection looks at all that the parent has imported
         code = work() or 0
     except BaseException:  # noqa: BLE001  # the end of a process
