@@ -51,11 +51,6 @@ def choose_buckets(sizes: Sequence[Size], buckets: Sequence[Size], *, enlarges: 
     return [buckets[number] for number in choice.tolist()]
 
 
-def choose_bucket(size: Size, buckets: Sequence[Size]) -> Size:
-    """Choose the bucket of one image; see `choose_buckets`."""
-    return choose_buckets([size], buckets)[0]
-
-
 def list_buckets(options: DataOptions, shapes: Sequence[Size]) -> tuple[Size, ...]:
     """List the buckets that options stand for, sorted.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overloa
 
 import numpy as np
 
+from sdtune.data.digests import DIGEST_BYTES
 from sdtune.data.lazy import Lazy
 from sdtune.data.types import Size
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
-
-DIGEST_BYTES = 16
 
 
 def chunked(values: Iterable[T], size: int = 256) -> Iterator[list[T]]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdtune.data.digests import bytes_digest, file_digest
 from sdtune.data.faces import FaceFinder, face_in_name
 from sdtune.data.images import decode
-from sdtune.data.index import bytes_digest, file_digest
 from sdtune.data.saliency import saliency
 from sdtune.errors import DataError
 from sdtune.paths import user_cache_folder

@@ -20,6 +20,7 @@ from sdtune.data.caption_sources import (
 from sdtune.data.caption_stand_ins import CAPTION_OR_CLASS, class_text
 from sdtune.data.captions import Rules, word_once
 from sdtune.data.columns import ChoiceColumn, chunked
+from sdtune.data.digests import DIGEST_BYTES
 from sdtune.data.folders import find_folders
 from sdtune.data.header_notes import HeaderNotes, check_is_single, is_unusual
 from sdtune.data.images import decode
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
 MIN_SIDE_PX = 16
 MAX_ASPECT = 16
-DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,24 +224,6 @@ def verify_pixels(images: Iterable[ImageRecord]) -> None:
         with problems.collect():
             decode(record.path)
     problems.raise_if_any()
-
-
-def file_digest(path: Path) -> str:
-    """Hash a file's bytes: BLAKE2b-128, hex.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
-
-
-def bytes_digest(data: bytes) -> str:
-    """Hash bytes as `file_digest` hashes a file's."""
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _subset(folder: Folder, source: str, options: DataOptions) -> Subset:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from sdtune.config.data import settle
+from sdtune.data.digests import bytes_digest
 from sdtune.data.images import DEFAULT_ALPHA_COLOR, decode_alpha, decode_bytes, decode_mask, read_file
-from sdtune.data.index import bytes_digest
 from sdtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ change might not be seen in its times (git calls such files racy).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from array import array
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from sdtune.data.blobs import BytesColumn
-from sdtune.data.columns import DIGEST_BYTES, chunked
+from sdtune.data.columns import chunked
+from sdtune.data.digests import bytes_digest
 from sdtune.data.images import describe_bytes, read_file
 from sdtune.data.listing import facts_now, file_facts, suffix_of
 from sdtune.data.scan_memory import KnownImages, KnownTexts, Pictures, read_memory, write_memory
@@ -132,7 +132,7 @@ class Scan:
         folder = os.path.realpath(os.path.commonpath(files.paths.folders.choices))
         form = "" if len(files.paths.folders.choices) == 1 else "list "
         name = f"{form}{kind} {folder}".encode("utf-8", "surrogateescape")
-        key = hashlib.blake2b(name, digest_size=DIGEST_BYTES).hexdigest()
+        key = bytes_digest(name)
         return self._place / f"{key}.scan"
 
     def _read_new(self, files: Files, rows: NDArray[np.int64]) -> Iterator[_Found | DataError]:
@@ -240,7 +240,7 @@ def read_image(path: Path) -> tuple[ImageHeader, str]:
         DataError: It cannot be read, or is no image.
     """
     data = read_file(path)
-    return describe_bytes(data, path), hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+    return describe_bytes(data, path), bytes_digest(data)
 
 
 def _read_image(path: Path) -> _Found | DataError:

@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 
 from sdtune.data.blobs import BytesColumn, TextColumn
 from sdtune.data.columns import ChoiceColumn, DigestColumn, SizeColumn
+from sdtune.data.digests import DIGEST_BYTES
 from sdtune.data.images import ImageHeader
 from sdtune.errors import PlatformError
 from sdtune.files import writing
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 VERSION = "1"  # goes up when what is kept changes its meaning
 _FACTS = tuple(field.name for field in fields(ImageHeader) if field.name != "size")
 _HEAD = f"sdtune scan {VERSION} {PIL.__version__} {' '.join(_FACTS)}\n".encode()
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,8 +207,8 @@ def read_memory(path: Path, kind: type[K]) -> K | None:
         data = path.read_bytes()
     except OSError:
         return None
-    body = memoryview(data)[len(_HEAD) + _DIGEST_BYTES :]
-    if not data.startswith(_HEAD) or data[len(_HEAD) :][:_DIGEST_BYTES] != _digest(body):
+    body = memoryview(data)[len(_HEAD) + DIGEST_BYTES :]
+    if not data.startswith(_HEAD) or data[len(_HEAD) :][:DIGEST_BYTES] != _digest(body):
         return None
     try:
         return kind.of(load(bytes(body)))
@@ -233,7 +233,7 @@ def _names(files: Files) -> TextColumn:
 
 
 def _digest(data: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 def _as_array(data: bytes) -> NDArray[np.uint8]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from sdtune.config.objective import MaskOptions
 from sdtune.data.buckets import place_images
-from sdtune.data.index import build_index, bytes_digest, digest_images
+from sdtune.data.digests import bytes_digest
+from sdtune.data.index import build_index, digest_images
 from sdtune.data.listing import shorten
 from sdtune.data.table import PlacementTable
 from sdtune.data.types import Visit

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sdtune.config.compose import method_options
 from sdtune.data.buckets import place_images
 from sdtune.data.captions import with_examples
-from sdtune.data.index import build_index, bytes_digest
+from sdtune.data.digests import bytes_digest
+from sdtune.data.index import build_index
 from sdtune.data.kohya_options import expand_dataset_file
 from sdtune.data.missing import find_missing, with_planned
 from sdtune.data.pixels import check_cacheable

@@ -6,7 +6,7 @@ import pytest
 from sdtune.config.buckets import BucketOptions
 from sdtune.config.data import DataOptions
 from sdtune.data.bucket_report import crop_share
-from sdtune.data.bucket_rules import bucket_limits, bucket_sizes, choose_bucket
+from sdtune.data.bucket_rules import bucket_limits, bucket_sizes, choose_buckets
 from sdtune.data.buckets import place, place_images, place_own
 from sdtune.data.index import build_index
 from sdtune.data.types import ImageRecord, Size, Subset
@@ -34,18 +34,18 @@ def test_every_bucket_is_there_both_ways():
 
 
 def test_own_size_comes_first():
-    assert choose_bucket(Size(256, 832), SIZES_512) == Size(256, 832)
+    assert choose_buckets([Size(256, 832)], SIZES_512)[0] == Size(256, 832)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_turned_image_goes_to_the_turned_bucket(shape):
-    width, height = choose_bucket(Size(*shape), SIZES_512)
-    assert choose_bucket(Size(*shape[::-1]), SIZES_512) == (height, width)
+    width, height = choose_buckets([Size(*shape)], SIZES_512)[0]
+    assert choose_buckets([Size(*shape[::-1])], SIZES_512)[0] == (height, width)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_placement_covers_the_bucket_and_crops_the_middle(shape):
-    bucket = choose_bucket(Size(*shape), SIZES_512)
+    bucket = choose_buckets([Size(*shape)], SIZES_512)[0]
     placed = place(Size(*shape), bucket)
     spare = (placed.resized.width - bucket.width, placed.resized.height - bucket.height)
     assert min(spare) == 0
@@ -53,7 +53,7 @@ def test_placement_covers_the_bucket_and_crops_the_middle(shape):
 
 
 def test_photograph_of_three_by_two_loses_little():
-    placed = place(Size(3000, 2000), choose_bucket(Size(3000, 2000), SIZES_512))
+    placed = place(Size(3000, 2000), choose_buckets([Size(3000, 2000)], SIZES_512)[0])
     assert placed.bucket == Size(640, 384)
     assert placed.resized == Size(640, 427)
     assert crop_share(placed) == pytest.approx(1 - 384 / 427)

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from sdtune.data import scan as scan_module
+from sdtune.data.digests import file_digest
 from sdtune.data.images import read_header
-from sdtune.data.index import file_digest
 from sdtune.data.listing import Files, list_folder
 from sdtune.data.scan import Scan
 from sdtune.data.scan_memory import KnownImages, read_memory, write_memory

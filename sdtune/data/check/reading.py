@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from sdtune.data.caption_files import decode_text
 from sdtune.data.check.pictures import examine
 from sdtune.data.check.survey import Fault, SeenCaption, SeenImage, SeenMask
+from sdtune.data.digests import bytes_digest
 from sdtune.data.images import decode_mask, read_file, read_header
-from sdtune.data.index import bytes_digest
 from sdtune.data.types import Size
 from sdtune.errors import DataError
 

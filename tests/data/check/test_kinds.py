@@ -34,13 +34,18 @@ def test_a_defect_is_found_at_its_place(kind, data):
     assert places(look_at(data), kind) & allowed
 
 
-def test_each_folder_has_its_own_trigger_word(data):
-    other = data.root / "10_sks cat"
-    other.mkdir()
+def move_four(data, name, caption):
+    """Put four images into a folder of their own, with one caption for all."""
+    folder = data.root / name
+    folder.mkdir()
     for image in data.free[:4]:
-        image.with_suffix(".txt").write_text("sks cat, brick wall, soft light")
+        image.with_suffix(".txt").write_text(caption)
         for path in (image, image.with_suffix(".txt")):
-            path.rename(other / path.name)
+            path.rename(folder / path.name)
+
+
+def test_each_folder_has_its_own_trigger_word(data):
+    move_four(data, "10_sks cat", "sks cat, brick wall, soft light")
     assert look_at(data).findings == ()
 
 
@@ -49,12 +54,7 @@ def test_every_kind_is_tried():
 
 
 def test_a_sentence_in_front_is_no_trigger_word(data):
-    other = data.root / "5_cat"
-    other.mkdir()
-    for image in data.free[:4]:
-        image.with_suffix(".txt").write_text("a photo of a cat, brick wall, soft light")
-        for path in (image, image.with_suffix(".txt")):
-            path.rename(other / path.name)
+    move_four(data, "5_cat", "a photo of a cat, brick wall, soft light")
     found = {finding.kind.name for finding in look_at(data).findings}
     assert not found & {"trigger-missing", "trigger-splits", "trigger-common"}
 
