@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdtune.diffusion.schedule import NoiseSchedule
 from sdtune.errors import ModelError
 from sdtune.models.sidecar import read_sidecar
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdtune.config.model import ModelOptions
+    from sdtune.diffusion.schedule import NoiseSchedule
     from sdtune.models.architecture import SDFamily
     from sdtune.models.base import Prediction
     from sdtune.models.storage import StoredModel
@@ -154,6 +154,8 @@ def make_schedule(config: Mapping[str, Any], *, is_zero_snr: bool) -> NoiseSched
     Raises:
         ModelError: It is of a form that is not trained.
     """
+    from sdtune.diffusion.schedule import NoiseSchedule  # imports torch, which telling what is predicted does not need
+
     shape = config.get("beta_schedule", "scaled_linear")
     if shape != "scaled_linear":
         raise ModelError(f"the model's noise schedule is {shape!r}; only 'scaled_linear' is trained")
