@@ -67,7 +67,7 @@ def open_tokenizer(folder: Path | None, rows: int) -> Any:
         return _clip_tokenizer()
     try:
         tokenizer = libraries.tokenizer_class().from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # noqa: BLE001  # for damaged files tokenizers 0.23 raises nothing narrower
+    except Exception as error:  # for damaged files tokenizers 0.23 raises nothing narrower
         raise ModelError(f"the tokenizer {folder} cannot be read: {error}") from error
     if len(tokenizer) > rows:
         raise ModelError(
