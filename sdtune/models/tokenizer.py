@@ -43,7 +43,7 @@ def find_tokenizer(model: Path, given: Path | None, rows: int) -> Path | None:
         raise ModelError(
             f"the text encoder has {rows:,} tokens, CLIP's tokenizer {vocabulary.SIZE:,}: another one belongs to it",
             where=str(model),
-            hint="name its folder with vocab.json and merges.txt: model.tokenizer",
+            hint="put its folder beside the file as 'tokenizer', or name it: model.tokenizer",
         )
     return None
 
