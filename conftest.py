@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Before anything imports torch or a hub client: they read these once.
-os.environ |= {"HF_HUB_OFFLINE": "1", "SDTUNE_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ.pop("SDTUNE_DISABLE_PLUGINS", None)
 
 

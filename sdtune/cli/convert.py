@@ -26,7 +26,7 @@ _FORMS = ("webui", "kohya", "diffusers", "hcp", "folder")
 @click.option("--family", type=click.Choice(("sd1", "sd2", "sdxl")), help="Family, where SOURCE does not tell.")
 @click.option("--keep-alpha", is_flag=True, help="To diffusers: alpha in the metadata, not multiplied in.")
 @click.option("--auto-scale-alpha", is_flag=True, help="Known from HCP-Diffusion; here alpha is always converted.")
-@click.option("--tokenizer", type=PATH, help="CLIP's tokenizer, for diffusers folders.  [default: looked for]")
+@click.option("--tokenizer", type=PATH, help="A tokenizer for the diffusers folder.  [default: CLIP's]")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and write nothing.")
 @click.pass_context

@@ -35,7 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": ("sdtune.cli.verify:verify", "Read a file as other programs do, and tell what they make of it."),
     "cache": ("sdtune.cli.cache:cache", "Look after what is kept between runs."),
     "config": ("sdtune.cli.config:config", "Write, show and check configurations."),
-    "models": ("sdtune.cli.models:models", "List models, and find or fetch CLIP's tokenizer."),
+    "models": ("sdtune.cli.models:models", "List models."),
     "methods": ("sdtune.cli.plugins:methods", "List the methods there are."),
     "plugins": ("sdtune.cli.plugins:plugins", "List the plugins that were found."),
 }

@@ -27,7 +27,7 @@ class ModelOptions(Options):
     vae: Path | None = None
     """Another VAE: a single file as webui's `models/VAE` has them, or a diffusers folder. null: the model's own."""
     tokenizer: Path | None = None
-    """Folder with vocab.json and merges.txt, for single files, which have none. null looks in the usual places."""
+    """Folder with vocab.json and merges.txt. null: `tokenizer` in a folder or beside a single file, else CLIP's own."""
     clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
     """Which hidden state of the text encoder is used: 1 the last, 2 the one before, as in webui. null: the family's."""
     chunks: Annotated[int, Field(ge=1, le=4)] = 1

@@ -30,7 +30,7 @@ class Request:
         second: HCP-Diffusion's file of the text encoder, where `source` is that of the UNet.
         family: Family of the model, where the source does not tell.
         keeps_alpha: Of diffusers' LoRA: alpha goes into the metadata instead of into `lora_B`.
-        tokenizer: Folder of CLIP's tokenizer, for diffusers folders; None: looked for in the usual places.
+        tokenizer: Folder of the model's tokenizer, for diffusers folders; None: as the model has it, else CLIP's.
         registry: The model families there are.
     """
 

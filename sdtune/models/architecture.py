@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdtune.models import naming
+from sdtune.models import naming, vocabulary
 from sdtune.models.openclip import PROJECTION
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sdtune.models.base import Component, Part, Prediction
 
     Shapes = Mapping[str, tuple[int, ...]]
+
+_TOKENS = "text_model.embeddings.token_embedding.weight"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,15 +232,21 @@ def count_text_layers(shapes: Shapes) -> int:
     return sum(name.startswith("text_model.encoder.layers.") and name.endswith(".mlp.fc1.weight") for name in shapes)
 
 
+def count_rows(shapes: Shapes) -> int:
+    """Count the tokens that a text encoder has vectors for."""
+    return shapes[_TOKENS][0]
+
+
 def text_config(shapes: Shapes, text: TextFamily) -> dict[str, Any]:
     """Give the arguments of `CLIPTextConfig`.
 
     Raises:
         KeyError: A weight that every CLIP text model has is missing.
     """
-    vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
+    rows, width = shapes[_TOKENS]
+    end = min(rows, vocabulary.SIZE) - 1  # tokens that were added come behind the end mark
     return {
-        "vocab_size": vocabulary,
+        "vocab_size": rows,
         "hidden_size": width,
         "intermediate_size": shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
         "num_hidden_layers": count_text_layers(shapes),
@@ -246,6 +254,6 @@ def text_config(shapes: Shapes, text: TextFamily) -> dict[str, Any]:
         "max_position_embeddings": shapes["text_model.embeddings.position_embedding.weight"][0],
         "hidden_act": text.activation,
         "projection_dim": shapes.get(PROJECTION, (width,))[0],
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
     }

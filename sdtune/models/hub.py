@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdtune.errors import ModelError
-from sdtune.models.tokenizer import is_offline
 from sdtune.models.weights import WEIGHT_SUFFIXES, weight_names
 
 if TYPE_CHECKING:
@@ -39,10 +38,12 @@ def find_on_hub(identifier: str) -> Path:
     Raises:
         ModelError: There is no such model, it is not a diffusers model, or there is no network.
     """
+    from huggingface_hub import constants
+
     cached = _find_cached(identifier)
     if cached is not None:
         return cached
-    if is_offline():
+    if constants.HF_HUB_OFFLINE:
         raise ModelError(
             f"there is no file or folder {identifier}, and no such model in the Hugging Face cache",
             where="model.path",

@@ -14,7 +14,7 @@ from torch import nn
 
 from sdtune.errors import ModelError
 from sdtune.models import build, libraries, naming, vae
-from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_text_layers
+from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_rows, count_text_layers
 from sdtune.models.attention import choose_attention
 from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Target
 from sdtune.models.detect import has_averaged_weights
@@ -30,6 +30,7 @@ from sdtune.models.whole import WholeModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -149,10 +150,9 @@ class StableDiffusion(DiffusionModel):
     def text_digest(self) -> str:
         """See `DiffusionModel.text_digest`."""
         options = self.source.options
-        place = find_tokenizer(self.source.path, options.tokenizer)
         reading = (self.clip_skip, options.chunks, options.weighted_words, self.source.dtype, options.quantize)
         facts = (self.family, self.part_digest("text_encoder"), *reading)
-        return digest_reading(facts, tokenizer_files(place), [text.words for text in self._texts])
+        return digest_reading(facts, tokenizer_files(self._tokenizer_folder), [text.words for text in self._texts])
 
     def encode_images(self, pixels: Tensor) -> Posterior:
         """See `DiffusionModel.encode_images`; gradients are not kept."""
@@ -358,8 +358,12 @@ class StableDiffusion(DiffusionModel):
         Raises:
             ModelError: None is found, or it does not belong to this text encoder.
         """
-        rows = self._stored("text_encoder").entries["text_model.embeddings.token_embedding.weight"].shape[0]
-        return open_tokenizer(self.source.path, self.source.options.tokenizer, rows)
+        return open_tokenizer(self._tokenizer_folder, count_rows(self._stored("text_encoder").shapes))
+
+    @property
+    def _tokenizer_folder(self) -> Path | None:
+        rows = count_rows(self._stored("text_encoder").shapes)
+        return find_tokenizer(self.source.path, self.source.options.tokenizer, rows)
 
     @cached_property
     def _scaling_factor(self) -> float:

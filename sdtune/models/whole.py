@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdtune.models import build, snapshot
+from sdtune.models.architecture import count_rows
 from sdtune.models.prediction import V_MARK, ZERO_SNR_MARK
 from sdtune.models.quantize import packed_names
 from sdtune.models.storage import CONFIG_KEY, to_webui
 from sdtune.models.tokenizer import OPENCLIP_PAD, find_tokenizer, tokenizer_files
+from sdtune.models.vocabulary import END
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,11 +75,12 @@ class WholeModel:
         files: dict[str, Mapping[str, Tensor] | bytes] = {}
         for component in self.family.components:
             files |= snapshot.part_files(component, self._empty(component), self._weights(component))
-        place = find_tokenizer(self.source.path, self.source.options.tokenizer)
+        rows = count_rows(self.storage.components["text_encoder"].shapes)
+        tokenizer = find_tokenizer(self.source.path, self.source.options.tokenizer, rows)
         for text in self.family.texts:
             folder = snapshot.tokenizer_folder(text.component)
-            marks = tokenizer_files(place) if text.pads_with_end else tokenizer_files(place, pad=OPENCLIP_PAD)
-            files |= {f"{folder}/{name}": content for name, content in marks.items()}
+            own = tokenizer_files(tokenizer, pad=END if text.pads_with_end else OPENCLIP_PAD)
+            files |= {f"{folder}/{name}": content for name, content in own.items()}
         return files | snapshot.pipeline_files(
             self.family, self.storage.scheduler, self.prediction, is_zero_snr=self.has_zero_snr
         )

@@ -14,7 +14,7 @@ from sdtune.models.architecture import FAMILIES
 from sdtune.models.naming import WEBUI_PREFIX
 from sdtune.models.storage import to_webui
 from sdtune.models.tokenizer import OPENCLIP_PAD
-from sdtune.models.vocabulary import END, START, byte_symbols, number_tokens
+from sdtune.models.vocabulary import END, SIZE, START, number_tokens
 from sdtune.randomness import derive_generator
 
 if TYPE_CHECKING:
@@ -166,8 +166,8 @@ def tiny_components(
 def full_model(path: Path, family: str, dtype: torch.dtype, *, seed: int = 0, is_sparse: bool = False) -> Path:
     """Write a model at full width with random weights as a webui single file: SD1.5, SD2.1 or SDXL base.
 
-    Weights are scaled by their fan-in, so that activations stay finite and answers vary. The tokenizer, 49,408 tokens
-    made up in code, is written beside it in `tokenizer/`. One tensor is in memory at a time.
+    Weights are scaled by their fan-in, so that activations stay finite and answers vary. The tokenizer is CLIP's.
+    One tensor is in memory at a time.
 
     Args:
         path: The file; 2 to 7 GB in half precision.
@@ -180,7 +180,6 @@ def full_model(path: Path, family: str, dtype: torch.dtype, *, seed: int = 0, is
     shapes = {
         name: tuple(tensor.shape) for name, tensor in _webui_tensors(_empty_components(family, _full(family)), family)
     }
-    write_tokenizer(path.parent / "tokenizer", size=_full(family).vocabulary)
     header = _header(shapes, dtype)
     with path.open("wb") as file:
         file.write(header)
@@ -198,7 +197,7 @@ def _full(family: str) -> Sizes:
         depths=_DEPTHS[family],
         vae=(128, 256, 512, 512),
         texts=_FULL_TEXTS[family],
-        vocabulary=49408,
+        vocabulary=SIZE,
     )
 
 
@@ -229,11 +228,9 @@ def write_folder(path: Path, components: Mapping[Component, Any], family: str = 
         (path / name).write_bytes(content)
 
 
-def write_tokenizer(folder: Path, *, words: Sequence[str] = WORDS, size: int | None = None, pad: str = END) -> Path:
-    """Write a tokenizer in CLIP's format that has a token for each word; `size` fills the vocabulary up."""
+def write_tokenizer(folder: Path, *, words: Sequence[str] = WORDS, pad: str = END) -> Path:
+    """Write a tokenizer in CLIP's format that has a token for each word."""
     merges = word_merges(words)
-    if size is not None:
-        merges += _filling(size - len(number_tokens(merges)))
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "vocab.json", number_tokens(merges))
     text = "".join(f"{left} {right}\n" for left, right in merges)
@@ -262,14 +259,6 @@ def _merged(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
         else:
             merged.append(symbol)
     return tuple(merged)
-
-
-def _filling(count: int) -> list[tuple[str, str]]:
-    """Give merges of bytes that no English text holds: pairs, then pairs with a third."""
-    rare = byte_symbols()[94:]
-    pairs = [(left, right) for left in rare for right in rare]
-    triples = [(left + right, third) for left, right in pairs for third in rare[:2]]
-    return [*pairs, *triples][:count]
 
 
 def _empty_components(family: str, sizes: Sizes) -> dict[Component, Any]:

@@ -30,12 +30,10 @@ class Families:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep tests off the user's caches and the network; gives sdtune's cache folder."""
+    """Keep tests off the user's caches; gives sdtune's cache folder."""
     root = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(root))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root / "hub"))
-    monkeypatch.setenv("SDTUNE_OFFLINE", "1")
-    monkeypatch.delenv("SDTUNE_TOKENIZER", raising=False)
     return root / "sdtune"
 
 

@@ -88,6 +88,15 @@ def test_shapes_tell_what_the_configuration_of_sd15_says(full_width):
     assert {key: getattr(true, key) for key in config} == config | {"projection_dim": true.projection_dim}
 
 
+def test_tokens_that_were_added_come_behind_clips_end_mark(full_width):
+    from sdtune.models import architecture, naming
+
+    shapes = {naming.text_name(n): tuple(t.shape) for n, t in full_width["text_encoder"].state_dict().items()}
+    shapes["text_model.embeddings.token_embedding.weight"] = (49410, 768)
+    config = architecture.text_config(shapes, SD1.texts[0])
+    assert (config["vocab_size"], config["bos_token_id"], config["eos_token_id"]) == (49410, 49406, 49407)
+
+
 def test_targets_of_sd15_are_counted_as_the_formats_say(full_width):
     unet = Counter(target.kind for target in list_targets("unet", "unet", full_width["unet"].named_modules()))
     assert unet == {"attention": 192, "resnet": 80, "sampler": 6}
