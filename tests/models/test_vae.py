@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from sdtune.config.model import ModelOptions
 from sdtune.errors import ModelError
 from sdtune.models.architecture import FAMILIES
+from sdtune.models.autoencoder import choose_dtype
 from sdtune.models.base import ModelSource
 from sdtune.models.sd import StableDiffusion
-from sdtune.models.vae import choose_dtype
 from sdtune.testing.tiny import tiny_model
 
 PREFIX = "first_stage_model."
@@ -169,6 +170,9 @@ def overflowing(tmp_path, base):
     return tmp_path / "hot.safetensors"
 
 
+WARNING = "the VAE gave NaN in float16 for a picture; such pictures are computed again in float32"
+
+
 def test_an_image_that_overflows_is_encoded_again_in_float32(overflowing, pixels, caplog):
     exact, half = open_with(overflowing), open_with(overflowing, dtype=torch.float16)
     exact.load("vae")
@@ -178,7 +182,33 @@ def test_an_image_that_overflows_is_encoded_again_in_float32(overflowing, pixels
     expected = exact.encode_images(pixels)
     assert all(torch.equal(answer.mean, expected.mean) for answer in answers)
     assert all(torch.equal(answer.std, expected.std) for answer in answers)
-    assert caplog.messages == ["the VAE gave NaN in float16; it computes in float32 from now on"]
+    assert caplog.messages == [WARNING]
+
+
+def test_latents_depend_on_no_other_image_that_overflowed(overflowing, pixels):
+    """A cache may be filled in any order, and stopped: its key tells only weights and dtype."""
+    faint = pixels * 1e-6
+    fresh, used, exact = (
+        open_with(overflowing, dtype=dtype) for dtype in (torch.float16, torch.float16, torch.float32)
+    )
+    for model in (fresh, used, exact):
+        model.load("vae")
+    before = used.dtype_of("vae")
+    used.encode_images(pixels)
+    assert used.dtype_of("vae") == before == torch.float16
+    assert torch.equal(used.encode_images(faint).mean, fresh.encode_images(faint).mean)
+    assert not torch.equal(fresh.encode_images(faint).mean, exact.encode_images(faint).mean)
+    mixed, calm = (fresh.encode_images(torch.cat([faint, other])).mean for other in (pixels, faint))
+    assert torch.equal(mixed, torch.cat([calm[:1], exact.encode_images(pixels).mean]))
+
+
+def test_weights_in_float32_go_with_the_vae(overflowing, pixels):
+    half = open_with(overflowing, dtype=torch.float16)
+    half.load("vae")
+    half.encode_images(pixels)
+    wide = weakref.ref(half._autoencoder._wide)
+    half.unload("vae")
+    assert wide() is None
 
 
 def test_a_picture_that_overflows_is_decoded_again_in_float32(overflowing):
@@ -187,8 +217,6 @@ def test_a_picture_that_overflows_is_decoded_again_in_float32(overflowing):
     for model in (exact, half):
         model.load("vae")
     assert torch.equal(half.decode_latents(latents), exact.decode_latents(latents))
-    assert half.dtype_of("vae") == torch.float32
-    assert half.dtype_of("unet") == torch.float16
 
 
 def test_latents_that_are_not_finite_are_not_the_vaes_fault(base, caplog):
