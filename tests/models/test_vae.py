@@ -185,17 +185,18 @@ def test_an_image_that_overflows_is_encoded_again_in_float32(overflowing, pixels
     assert caplog.messages == [WARNING]
 
 
-def test_latents_depend_on_no_other_image_that_overflowed(overflowing, pixels):
+def test_latents_depend_on_no_other_image_that_overflowed(tmp_path, base, pixels):
     """A cache may be filled in any order, and stopped: its key tells only weights and dtype."""
-    faint = pixels * 1e-6
-    fresh, used, exact = (
-        open_with(overflowing, dtype=dtype) for dtype in (torch.float16, torch.float16, torch.float32)
-    )
+    tensors = load_file(base)
+    tensors[f"{PREFIX}encoder.conv_in.weight"].fill_(4e4)  # a white image gives more than float16 holds, a grey one not
+    save_file(tensors, tmp_path / "hot.safetensors")
+    half, whole = torch.float16, torch.float32
+    fresh, used, exact = (open_with(tmp_path / "hot.safetensors", dtype=dtype) for dtype in (half, half, whole))
+    pixels, faint = torch.ones_like(pixels), pixels * 1e-6
     for model in (fresh, used, exact):
         model.load("vae")
-    before = used.dtype_of("vae")
     used.encode_images(pixels)
-    assert used.dtype_of("vae") == before == torch.float16
+    assert used.dtype_of("vae") == half
     assert torch.equal(used.encode_images(faint).mean, fresh.encode_images(faint).mean)
     assert not torch.equal(fresh.encode_images(faint).mean, exact.encode_images(faint).mean)
     mixed, calm = (fresh.encode_images(torch.cat([faint, other])).mean for other in (pixels, faint))
