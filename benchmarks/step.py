@@ -165,7 +165,8 @@ def _prepare(work: Path, model: Path | None) -> Path:
     import torch
     from PIL import Image
 
-    from sdtune.testing.tiny import full_model, write_tokenizer
+    from sdtune.testing.full import full_model
+    from sdtune.testing.tiny import write_tokenizer
 
     (work / "images").mkdir()
     for number, color in enumerate(("red", "green")):
