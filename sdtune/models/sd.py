@@ -17,8 +17,8 @@ from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_text_laye
 from sdtune.models.attention import choose_attention
 from sdtune.models.autoencoder import Autoencoder
 from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Target
-from sdtune.models.detect import has_averaged_weights
 from sdtune.models.digest import part_digest
+from sdtune.models.leftovers import leftover_notes
 from sdtune.models.pieces import Pieces, join_pieces
 from sdtune.models.prediction import make_schedule, read_parameterization
 from sdtune.models.quantize import check_quantization, check_whole, describe_quantization
@@ -49,10 +49,13 @@ class StableDiffusion(DiffusionModel):
     def __init__(self, source: ModelSource, family: SDFamily) -> None:
         super().__init__()
         check_quantization(source.options.quantize)
-        self._storage = vae.replace_vae(open_storage(source.path, family), source.options.vae, family)
+        stored = open_storage(source.path, family)
+        self._storage = vae.replace_vae(stored, source.options.vae, family)
         missing = [component for component in family.components if component not in self._storage.components]
         if missing:
-            raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint="a complete model has all parts")
+            hint = "give one, model.vae=FILE" if missing == ["vae"] else "a complete model has all parts"
+            raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint=hint)
+        self._leftover_notes = tuple(leftover_notes(stored))
         self._family = family
         self.source = source
         self.family = family.name
@@ -84,9 +87,7 @@ class StableDiffusion(DiffusionModel):
 
     def notes(self) -> tuple[str, ...]:
         """See `DiffusionModel.notes`."""
-        notes = list(self._parameterization.notes)
-        if has_averaged_weights(self._storage.shapes):
-            notes.append(f"{self.source.path.name} also holds averaged weights (EMA), which are not used")
+        notes = [*self._parameterization.notes, *self._leftover_notes]
         if self.dtype_of("vae") != self.source.dtype:
             notes.append("the VAE is computed in float32: numbers of such a VAE are too large for float16")
         return tuple(notes)

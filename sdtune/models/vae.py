@@ -9,7 +9,7 @@ from sdtune.errors import ModelError
 from sdtune.models import naming
 from sdtune.models.detect import describe
 from sdtune.models.storage import StoredPart, read_json
-from sdtune.models.weights import find_weights, open_weights
+from sdtune.models.weights import WEIGHT_SUFFIXES, find_weights, open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ def open_vae(path: Path, *, latent_channels: int, scaling_factor: float) -> Stor
     or diffusers'.
 
     Args:
-        path: The file, the VAE's folder, or a pipeline's folder.
+        path: The file, the VAE's folder (diffusers', or any with a single file of weights), or a pipeline's folder.
         latent_channels: Channels of the model's latents.
         scaling_factor: Of the model's latents.
 
@@ -81,7 +81,9 @@ def _find(path: Path) -> Path:
     if not path.is_dir():
         return path
     inner = path / "vae"
-    return find_weights(inner if inner.is_dir() else path, _WEIGHTS)
+    folder = inner if inner.is_dir() else path
+    files = [file for file in folder.iterdir() if file.suffix.lower() in WEIGHT_SUFFIXES]
+    return files[0] if len(files) == 1 else find_weights(folder, _WEIGHTS)
 
 
 def _canonical_names(file: TensorFile) -> dict[str, str]:

@@ -35,7 +35,7 @@ TENSORS = {
     "sd2": {"unet": 686, "vae": 248, "text_encoder": 372},
     "sdxl": {"unet": 1680, "vae": 248, "text_encoder": 196, "text_encoder_2": 517},
 }
-PARAMETERS = {"sd1": 1_066_235_307, "sd2": 1_289_954_539, "sdxl": 3_468_837_867}
+PARAMETERS = {"sd1": 1_066_235_307, "sd2": 1_289_952_427, "sdxl": 3_468_837_867}
 BOUND = 1.2
 BUFFER_BYTES = 1 << 16
 DISK_BYTES = 32 << 20

@@ -50,7 +50,9 @@ def pixels():
     return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.fixture(params=["bare", "prefixed", "pickled", "model file", "vae folder", "model folder", "diffusers file"])
+@pytest.fixture(
+    params=["bare", "prefixed", "pickled", "model file", "vae folder", "model folder", "diffusers file", "ldm folder"]
+)
 def vae_path(request, tmp_path, other, other_file):
     """The other VAE in each form it is found in."""
     tensors = {name: tensor for name, tensor in load_file(other_file).items() if name.startswith(PREFIX)}
@@ -60,6 +62,10 @@ def vae_path(request, tmp_path, other, other_file):
             save_file({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}, path)
         case "prefixed":
             save_file(tensors, path)
+        case "ldm folder":
+            path = tmp_path / "kl-f8"
+            path.mkdir()
+            save_file({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}, path / "model.ckpt")
         case "pickled":
             path = tmp_path / "other.vae.pt"
             torch.save({"state_dict": {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}}, path)
@@ -96,7 +102,7 @@ def test_another_vae_goes_into_the_exported_model(base, other, other_file):
 def test_a_checkpoint_without_a_vae_is_whole_with_one(tmp_path, base, other):
     bare = {name: tensor for name, tensor in load_file(base).items() if not name.startswith(PREFIX)}
     save_file(bare, tmp_path / "pruned.safetensors")
-    with pytest.raises(ModelError, match="has no vae"):
+    with pytest.raises(ModelError, match=r"has no vae; give one, model.vae=FILE"):
         open_with(tmp_path / "pruned.safetensors")
     open_with(tmp_path / "pruned.safetensors", vae=other).load("vae")
 
