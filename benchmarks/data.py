@@ -176,7 +176,8 @@ def cache(photos: Path, work: Path) -> None:
     from sdtune.data.tensor_store import RamStore
     from sdtune.models.open import open_model
     from sdtune.plugins import Registry
-    from sdtune.testing.tiny import full_model, tiny_sd1
+    from sdtune.testing.full import full_model
+    from sdtune.testing.tiny import tiny_sd1
 
     print("\n| images/s into the cache | no threads | 2 threads | 4 threads |")
     print("|---|--:|--:|--:|")

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +36,13 @@ def main() -> None:
     parser.add_argument("--into", default="bf16", choices=DTYPES, help="as kept")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--folder", type=Path, help="where the files are made, and kept")
-    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--load", type=Path, nargs="+", help="load these in this process, and print a line of JSON each"
+    )
     given = parser.parse_args()
     if given.load:
-        load(given.load, given.into)
+        for path in given.load:
+            print(json.dumps(load(path, given.into)), flush=True)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
@@ -56,7 +59,7 @@ def write(folder: Path, family: str, dtype: str, kinds: Sequence[str]) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from sdtune.testing.tiny import full_model
+    from sdtune.testing.full import full_model
 
     plain, archive, old = (folder / kind for kind in KINDS)
     if not plain.exists():
@@ -73,15 +76,16 @@ def row(path: Path, into: str) -> str:
         command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     r = json.loads(done.stdout)
+    layers = " / ".join(map(str, r["layers"].values()))
     size = path.stat().st_size / 1e9
     return (
         f"| `{path.name}` | {size:.2f} | {r['detected']:.2f} | {r['loaded']:.1f} | {r['kept'] / 2**20:,.0f} "
-        f"| **{r['peak'] / r['kept']:.3f} x** | {r['layers']} |"
+        f"| **{r['peak'] / r['kept']:.3f} x** | {layers} |"
     )
 
 
-def load(path: Path, into: str) -> None:
-    """Load every part in this process, and print what it took."""
+def load(path: Path, into: str) -> dict[str, Any]:
+    """Load every part in this process, and tell what it took."""
     import torch
 
     from sdtune.config.model import ModelOptions
@@ -97,21 +101,28 @@ def load(path: Path, into: str) -> None:
     for module in ("diffusers", "transformers"):
         __import__(module)
     warm_up()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of what was loaded before
     before = memory_bytes("VmRSS")
     begin = time.perf_counter()
     for part in ("unet", "vae", "text_encoder"):
         model.load(part)
     loaded = time.perf_counter() - begin
-    kept = sum(p.nbytes for p in model.parameters())
-    peak = memory_bytes("VmHWM") - before
-    report = {"detected": detected, "loaded": loaded, "kept": kept, "peak": peak, "layers": count_layers(model)}
-    print(json.dumps(report))
+    return {
+        "described": model.describe(),
+        "detected": detected,
+        "loaded": loaded,
+        "kept": sum(p.nbytes for p in model.parameters()),
+        "peak": memory_bytes("VmHWM") - before,
+        "layers": count_layers(model, "attention", "text"),
+        "convolutions": count_layers(model, "resnet", "sampler"),
+        "tensors": Counter(name.split(".")[0] for name, _ in model.named_parameters()),
+    }
 
 
-def count_layers(model: DiffusionModel) -> str:
+def count_layers(model: DiffusionModel, *kinds: str) -> Counter[str]:
+    """Count the layers of some kinds that adapters may act on, by component."""
     targets = model.targets(("unet", "text_encoder"))
-    counts = Counter(target.path.split(".")[0] for target in targets if target.kind in ("attention", "text"))
-    return " / ".join(str(count) for count in counts.values())
+    return Counter(target.path.split(".")[0] for target in targets if target.kind in kinds)
 
 
 def warm_up() -> None:

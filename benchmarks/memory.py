@@ -101,8 +101,9 @@ def prepare(work: Path, *, is_wide: bool) -> Path:
     """Write model and images, unless they are there."""
     import torch
 
+    from sdtune.testing.full import full_model
     from sdtune.testing.images import write_images
-    from sdtune.testing.tiny import full_model, tiny_model
+    from sdtune.testing.tiny import tiny_model
 
     if not (work / "images").exists():
         (work / "images").mkdir(parents=True)

@@ -165,7 +165,7 @@ def _prepare(work: Path, model: Path | None) -> Path:
     import torch
     from PIL import Image
 
-    from sdtune.testing.tiny import full_model
+    from sdtune.testing.full import full_model
 
     (work / "images").mkdir()
     for number, color in enumerate(("red", "green")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from sdtune.formats.casting import cast_in_place, short_name
 from sdtune.formats.outputs import BytesOutput, Conversion, FolderOutput, TensorsOutput
 from sdtune.models.architecture import FAMILIES
 from sdtune.models.detect import FAMILY_TITLES
+from sdtune.models.leftovers import known_kind, left_out
 from sdtune.models.open import open_model
 from sdtune.models.storage import open_storage
 
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from sdtune.models.base import DiffusionModel
 
 _INDEX = "model_index.json"
-_KINDS = (
-    (r"model_ema\.", "of a running average (EMA)"),
-    (r"betas$|alphas_|sqrt_|log_one_minus|posterior_|lvlb_|logvar$|model_ema_", "of the noise schedule"),
-    (r".*position_ids$", "of positions, which every program makes itself"),
-    (r"optimizer|callbacks|lr_scheduler", "of a training"),
-    (r".*(logit_scale|text_projection|resblocks\.)", "of the text encoder, which nothing uses"),
-)
 
 
 def convert_checkpoint(request: Request) -> Conversion:
@@ -107,28 +100,8 @@ def _tell(
     yield f"{len(tensors)} tensors, {', '.join(dtypes)}: {done}"
     if model.family == "sdxl" and request.dtype == "fp16":
         yield "warning: SDXL's own VAE overflows in fp16: use one that was mended for it, or --dtype bf16"
-    left = Counter(_kind(name) for name in left_out(request.source.path, model.family, keeps_extras=not is_folder))
-    for kind, count in left.items():
+    storage = open_storage(request.source.path, FAMILIES[model.family])
+    left = left_out(storage, keeps_extras=not is_folder)
+    kinds = Counter(known_kind(name) or f"of no known use, e.g. {name}" for name in left)
+    for kind, count in kinds.items():
         yield f"left out: {count} tensor{'s' * (count > 1)} {kind}"
-
-
-def left_out(path: Path, family: str, *, keeps_extras: bool) -> list[str]:
-    """List the tensors of a single file that are no part of the model; a folder's files hold nothing else.
-
-    Args:
-        path: The model.
-        family: Its family.
-        keeps_extras: Tensors that are kept though nobody computes them are no leftovers.
-    """
-    if path.is_dir():
-        return []
-    parts = open_storage(path, FAMILIES[family]).components.values()
-    entries = [entry for part in parts for entry in part.entries.values()]
-    entries += [entry for part in parts for entry in part.extras.values() if keeps_extras]
-    starts = {entry.start for entry in entries}
-    file = next(iter(parts)).file
-    return [name for name, entry in file.entries.items() if entry.start not in starts and entry.end > entry.start]
-
-
-def _kind(name: str) -> str:
-    return next((kind for pattern, kind in _KINDS if re.match(pattern, name)), f"of no known use, e.g. {name}")

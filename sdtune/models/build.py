@@ -47,9 +47,10 @@ def build_hollow(stored: StoredPart, family: SDFamily, *, dtype: torch.dtype, de
     """Build a part as `build_part` does, with tensors that hold no values; in a mode of fake tensors it costs nothing.
 
     Raises:
-        ModelError: See `build_empty`.
+        ModelError: See `build_part`.
     """
     module = build_empty(stored, family)
+    _check(stored, _canonical_parameters(module, stored))
     for name, parameter in list(module.named_parameters()):
         _set(module, name, torch.empty(parameter.shape, dtype=dtype, device=device))
     _restore_position_ids(module, device)
@@ -117,7 +118,7 @@ def fill(
         ModelError: See `build_part`.
     """
     prefix = module_prefix(module, stored.component)
-    parameters = {prefix + name: parameter for name, parameter in module.named_parameters()}
+    parameters = _canonical_parameters(module, stored)
     _check(stored, parameters)
     # reading is mostly the system's work (copies, page faults) and lets go of Python's lock: two readers, half the time
     with ThreadPoolExecutor(_READERS) as readers:
@@ -131,6 +132,11 @@ def fill(
             else:
                 setattr(layer, leaf, nn.Parameter(value, requires_grad=False))
     _restore_position_ids(module, device)
+
+
+def _canonical_parameters(module: nn.Module, stored: StoredPart) -> dict[str, nn.Parameter]:
+    prefix = module_prefix(module, stored.component)
+    return {prefix + name: parameter for name, parameter in module.named_parameters()}
 
 
 def _set(module: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,9 +15,10 @@ from sdtune.errors import ModelError
 from sdtune.models import build, libraries, naming, vae
 from sdtune.models.architecture import SD1, SD2, SDXL, SDFamily, count_rows, count_text_layers
 from sdtune.models.attention import choose_attention
+from sdtune.models.autoencoder import Autoencoder
 from sdtune.models.base import Component, Conditioning, DiffusionModel, ModelSource, Part, Posterior, Target
-from sdtune.models.detect import has_averaged_weights
 from sdtune.models.digest import part_digest
+from sdtune.models.leftovers import leftover_notes
 from sdtune.models.pieces import Pieces, join_pieces
 from sdtune.models.prediction import make_schedule, read_parameterization
 from sdtune.models.quantize import check_quantization, check_whole, describe_quantization
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from sdtune.models.prompt import Reading
 
-logger = logging.getLogger(__name__)
-
 
 class StableDiffusion(DiffusionModel):
     """SD1, SD2 and SDXL: one class, since they differ in data.
@@ -52,10 +50,13 @@ class StableDiffusion(DiffusionModel):
     def __init__(self, source: ModelSource, family: SDFamily) -> None:
         super().__init__()
         check_quantization(source.options.quantize)
-        self._storage = vae.replace_vae(open_storage(source.path, family), source.options.vae, family)
+        stored = open_storage(source.path, family)
+        self._storage = vae.replace_vae(stored, source.options.vae, family)
         missing = [component for component in family.components if component not in self._storage.components]
         if missing:
-            raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint="a complete model has all parts")
+            hint = "give one, model.vae=FILE" if missing == ["vae"] else "a complete model has all parts"
+            raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint=hint)
+        self._leftover_notes = tuple(leftover_notes(stored))
         self._family = family
         self.source = source
         self.family = family.name
@@ -63,7 +64,7 @@ class StableDiffusion(DiffusionModel):
         self.prediction = self._parameterization.prediction
         self.native_px = self._native_px()
         self.schedule = make_schedule(self._storage.scheduler, is_zero_snr=self._parameterization.zero_snr)
-        self._vae_dtype = vae.choose_dtype(source.dtype, self._stored("vae").config, overflows=family.vae_overflows)
+        self._autoencoder = Autoencoder(self._stored("vae"), family, dtype=source.dtype, device=source.device)
         self.clip_skip = source.options.clip_skip or family.clip_skip
         self._texts = tuple(
             TextEncoder(
@@ -87,10 +88,8 @@ class StableDiffusion(DiffusionModel):
 
     def notes(self) -> tuple[str, ...]:
         """See `DiffusionModel.notes`."""
-        notes = list(self._parameterization.notes)
-        if has_averaged_weights(self._storage.shapes):
-            notes.append(f"{self.source.path.name} also holds averaged weights (EMA), which are not used")
-        if self._vae_dtype != self.source.dtype:
+        notes = [*self._parameterization.notes, *self._leftover_notes]
+        if self.dtype_of("vae") != self.source.dtype:
             notes.append("the VAE is computed in float32: numbers of such a VAE are too large for float16")
         return tuple(notes)
 
@@ -105,7 +104,7 @@ class StableDiffusion(DiffusionModel):
 
     def dtype_of(self, part: Part) -> torch.dtype:
         """See `DiffusionModel.dtype_of`."""
-        return self._vae_dtype if part == "vae" else self.source.dtype
+        return self._autoencoder.dtype if part == "vae" else self.source.dtype
 
     def _add(self, part: Part, dtype: torch.dtype, make: Callable[..., nn.Module]) -> None:
         if self.is_loaded(part):
@@ -123,6 +122,8 @@ class StableDiffusion(DiffusionModel):
         if self.is_loaded(part):
             for component in self._family.components_of(part):
                 delattr(self, component)
+        if part == "vae":
+            self._autoencoder.release()
         gc.collect()  # modules are full of reference cycles: without this the memory stays until some later collection
 
     def is_loaded(self, part: Part) -> bool:
@@ -156,25 +157,11 @@ class StableDiffusion(DiffusionModel):
 
     def encode_images(self, pixels: Tensor) -> Posterior:
         """See `DiffusionModel.encode_images`; gradients are not kept."""
-        mean, std = self._run_vae(vae.encode, pixels)
-        return Posterior(mean=mean * self._scaling_factor, std=std * self._scaling_factor)
+        return self._autoencoder.encode(self.part("vae"), pixels)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """See `DiffusionModel.decode_latents`; gradients are not kept."""
-        (pixels,) = self._run_vae(vae.decode, latents.float() / self._scaling_factor)
-        return pixels.clamp(-1, 1)
-
-    @torch.no_grad()
-    def _run_vae(self, compute: Callable[[Any, Tensor], tuple[Tensor, ...]], given: Tensor) -> tuple[Tensor, ...]:
-        """Compute with the VAE; where half precision overflows, once more in float32, and from then on."""
-        answer = compute(self.part("vae"), given)
-        if self._vae_dtype == torch.float32 or vae.is_finite(*answer) or not vae.is_finite(given):
-            return answer
-        logger.warning("the VAE gave NaN in %s; it computes in float32 from now on", vae.short_name(self._vae_dtype))
-        self._vae_dtype = torch.float32
-        self.unload("vae")
-        self.load("vae")
-        return compute(self.part("vae"), given)
+        return self._autoencoder.decode(self.part("vae"), latents)
 
     def count_tokens(self, caption: str) -> int:
         """See `DiffusionModel.count_tokens`."""
@@ -339,7 +326,7 @@ class StableDiffusion(DiffusionModel):
             modules=self._modules,
             prediction=self.prediction,
             has_zero_snr=self.schedule.has_zero_snr,
-            scaling_factor=self._scaling_factor,
+            scaling_factor=self._autoencoder.scaling_factor,
         )
 
     def enable_gradient_checkpointing(self) -> None:
@@ -364,10 +351,6 @@ class StableDiffusion(DiffusionModel):
     def _tokenizer_folder(self) -> Path | None:
         rows = count_rows(self._stored("text_encoder").shapes)
         return find_tokenizer(self.source.path, self.source.options.tokenizer, rows)
-
-    @cached_property
-    def _scaling_factor(self) -> float:
-        return float(self._stored("vae").config.get("scaling_factor", self._family.scaling_factor))
 
     def _stored(self, component: Component) -> StoredPart:
         return self._storage.components[component]

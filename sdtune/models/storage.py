@@ -61,7 +61,7 @@ class StoredPart:
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """Read a tensor by its canonical name; see `Entry.read`."""
-        tensor = self.entries[name].read(name, dtype)
+        tensor = self.entries[name].read(f"{self.component}.{name}", dtype)
         return tensor.T.contiguous() if name in self.transposed else tensor
 
     def unround(self, name: str, tensor: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+        raise ModelError(f"{path} cannot be read: {error}", hint="download it again") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object")
+        raise ModelError(f"{path} holds no JSON object", hint="download it again")
     return content

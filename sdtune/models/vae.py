@@ -1,23 +1,19 @@
-"""The VAE: another one in the model's place, and the precision it is computed in."""
+"""Another VAE in the place of the model's own."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from sdtune.errors import ModelError
 from sdtune.models import naming
 from sdtune.models.detect import describe
 from sdtune.models.storage import StoredPart, read_json
-from sdtune.models.weights import find_weights, open_weights
+from sdtune.models.weights import WEIGHT_SUFFIXES, find_weights, open_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
-
-    from torch import Tensor
 
     from sdtune.models.architecture import SDFamily
     from sdtune.models.storage import StoredModel
@@ -55,7 +51,7 @@ def open_vae(path: Path, *, latent_channels: int, scaling_factor: float) -> Stor
     or diffusers'.
 
     Args:
-        path: The file, the VAE's folder, or a pipeline's folder.
+        path: The file, the VAE's folder (diffusers', or any with a single file of weights), or a pipeline's folder.
         latent_channels: Channels of the model's latents.
         scaling_factor: Of the model's latents.
 
@@ -79,46 +75,15 @@ def open_vae(path: Path, *, latent_channels: int, scaling_factor: float) -> Stor
     return StoredPart(component="vae", file=file, entries=entries, config=config)
 
 
-def choose_dtype(dtype: torch.dtype, config: Mapping[str, Any], *, overflows: bool) -> torch.dtype:
-    """Choose what a VAE is computed in: float32 instead of float16 where its numbers grow too large for that.
-
-    Args:
-        dtype: What the rest is computed in.
-        config: The VAE's own; `force_upcast: false`, as in SDXL's repaired VAE, says that float16 will do.
-        overflows: The VAEs of the family do, unless they are repaired.
-    """
-    is_safe = not overflows or config.get("force_upcast") is False
-    return dtype if is_safe or dtype != torch.float16 else torch.float32
-
-
-def encode(module: Any, pixels: Tensor) -> tuple[Tensor, ...]:
-    """Encode (B, 3, H, W) pixels to the posterior's mean and std, both (B, C, h, w) float32, as the VAE scales them."""
-    posterior = module.encode(pixels.to(module.device, module.dtype)).latent_dist
-    return posterior.mean.float(), posterior.std.float()
-
-
-def decode(module: Any, latents: Tensor) -> tuple[Tensor, ...]:
-    """Decode (B, C, h, w) latents, as the VAE scales them, to (B, 3, H, W) float32 pixels."""
-    return (module.decode(latents.to(module.device, module.dtype), return_dict=False)[0].float(),)
-
-
-def is_finite(*tensors: Tensor) -> bool:
-    """Tell whether no number is NaN or infinite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
-def short_name(dtype: torch.dtype) -> str:
-    """Give a dtype's short name, e.g. `float16`."""
-    return str(dtype).removeprefix("torch.")
-
-
 def _find(path: Path) -> Path:
     if not path.exists():
         raise ModelError(f"there is no VAE {path}", where=_OPTION, hint="give a file or a diffusers folder")
     if not path.is_dir():
         return path
     inner = path / "vae"
-    return find_weights(inner if inner.is_dir() else path, _WEIGHTS)
+    folder = inner if inner.is_dir() else path
+    files = [file for file in folder.iterdir() if file.suffix.lower() in WEIGHT_SUFFIXES]
+    return files[0] if len(files) == 1 else find_weights(folder, _WEIGHTS)
 
 
 def _canonical_names(file: TensorFile) -> dict[str, str]:

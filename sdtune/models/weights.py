@@ -18,6 +18,7 @@ WEIGHT_SUFFIXES = PICKLED_SUFFIXES | {".safetensors"}
 _PICKLED_STEM = {"model": "pytorch_model"}  # transformers' name of a .bin; diffusers changes the suffix alone
 _VARIANTS = ("", ".fp32", ".fp16", ".bf16")  # full precision first
 _INDEX_LIMIT_BYTES = 16_000_000
+_AGAIN = "download the folder again"
 
 
 def open_weights(path: Path) -> TensorFile:
@@ -52,9 +53,7 @@ def find_weights(folder: Path, stem: str) -> Path:
         if (file := folder / name).exists():
             return file
     found = sorted(file.name for file in folder.iterdir() if file.suffix in {*WEIGHT_SUFFIXES, ".json"})
-    raise ModelError(
-        f"{folder} has no {stem}.safetensors; found: {', '.join(found) or 'nothing'}", hint="download the folder again"
-    )
+    raise ModelError(f"{folder} has no {stem}.safetensors; found: {', '.join(found) or 'nothing'}", hint=_AGAIN)
 
 
 def weight_names(stem: str) -> Iterator[str]:
@@ -78,13 +77,17 @@ def _starts_pickled(path: Path) -> bool:
 def _open_shards(index: Path) -> TensorFile:
     """Open the files that an index names, as one."""
     places = _read_index(index)
-    files = {name: open_weights(index.parent / name) for name in sorted(set(places.values()))}
+    names = sorted(set(places.values()))
+    if gone := [name for name in names if not (index.parent / name).exists()]:
+        text = f"{index.name} names {len(names)} files, of which {len(gone)} are not there ({gone[0]})"
+        raise ModelError(text, where=str(index), hint=_AGAIN)
+    files = {name: open_weights(index.parent / name) for name in names}
     lost = [name for name, file in places.items() if name not in files[file].entries]
     if lost:
         raise ModelError(
             f"{index.name} names {len(lost)} tensors that its files lack ({lost[0]})",
             where=str(index),
-            hint="download the folder again",
+            hint=_AGAIN,
         )
     entries = {name: files[file].entries[name] for name, file in places.items()}
     return TensorFile(path=index, entries=entries, metadata={})
@@ -97,8 +100,8 @@ def _read_index(index: Path) -> Mapping[str, str]:
         places: Any = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = {str(file) for file in places.values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{index} is no index of weights") from error
+        raise ModelError(f"{index} is no index of weights", hint=_AGAIN) from error
     outside = [name for name in names if Path(name).name != name or Path(name).suffix not in WEIGHT_SUFFIXES]
     if outside:
-        raise ModelError(f"{index} names {outside[0]!r}, which is no file with weights beside it")
+        raise ModelError(f"{index} names {outside[0]!r}, which is no file with weights beside it", hint=_AGAIN)
     return {str(name): str(file) for name, file in places.items()}

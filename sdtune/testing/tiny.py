@@ -1,10 +1,9 @@
-"""Stable Diffusion models with random weights: tiny ones for tests, a full-width one for benchmarks; no download."""
+"""Tiny Stable Diffusion models with random weights; no download."""
 
 from __future__ import annotations
 
 import json
 import math
-import struct
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +13,7 @@ from sdtune.models.architecture import FAMILIES
 from sdtune.models.naming import WEBUI_PREFIX
 from sdtune.models.storage import to_webui
 from sdtune.models.tokenizer import OPENCLIP_PAD
-from sdtune.models.vocabulary import END, SIZE, START, number_tokens
+from sdtune.models.vocabulary import END, START, number_tokens
 from sdtune.randomness import derive_generator
 
 if TYPE_CHECKING:
@@ -56,16 +55,11 @@ class Sizes:
     vocabulary: int
 
 
-_DEPTHS: Mapping[str, tuple[int, ...]] = {"sd1": (1, 1, 1, 0), "sd2": (1, 1, 1, 0), "sdxl": (0, 2, 10)}
+DEPTHS: Mapping[str, tuple[int, ...]] = {"sd1": (1, 1, 1, 0), "sd2": (1, 1, 1, 0), "sdxl": (0, 2, 10)}
 _TINY_WIDTHS: Mapping[str, tuple[int, ...]] = {
     "sd1": (32, 32, 64, 64),
     "sd2": (64, 64, 64, 64),
     "sdxl": (64, 64, 64),
-}
-_FULL_TEXTS: Mapping[str, tuple[tuple[int, int, int], ...]] = {
-    "sd1": ((768, 3072, 12),),
-    "sd2": ((1024, 4096, 23),),
-    "sdxl": ((768, 3072, 12), (1280, 5120, 32)),
 }
 _SIZE_NUMBERS, _SIZE_WIDTH = 6, 256  # SDXL's embedding of a picture's size and crop
 
@@ -92,7 +86,7 @@ def tiny_sdxl(
     *,
     seed: int = 0,
     text_layers: int = 2,
-    depths: Sequence[int] = _DEPTHS["sdxl"],
+    depths: Sequence[int] = DEPTHS["sdxl"],
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a tiny SDXL with random weights, and give back its path; see `tiny_model`."""
@@ -146,97 +140,78 @@ def tiny_components(
 
     sizes = Sizes(
         unet=tuple(widths or _TINY_WIDTHS[family]),
-        depths=tuple(depths or _DEPTHS[family]),
+        depths=tuple(depths or DEPTHS[family]),
         vae=(32, 32, 64, 64),
-        texts=((64, 128, text_layers),) * len(_FULL_TEXTS[family]),
+        texts=((64, 128, text_layers),) * len(FAMILIES[family].texts),
         vocabulary=len(number_tokens(word_merges(WORDS))),
     )
-    components = _empty_components(family, sizes)
+    components = empty_components(family, sizes)
     for component, module in components.items():
         module.to_empty(device="cpu")
         for name, tensor in module.state_dict(keep_vars=True).items():
             with torch.no_grad():
-                tensor.copy_(_random_weight(name, tuple(tensor.shape), seed, component))
+                tensor.copy_(random_weight(name, tuple(tensor.shape), seed, component))
         for name, buffer in module.named_buffers():
             if name.endswith("position_ids"):
                 buffer.copy_(torch.arange(buffer.shape[-1]).expand((1, -1)))
     return components
 
 
-def full_model(path: Path, family: str, dtype: torch.dtype, *, seed: int = 0, is_sparse: bool = False) -> Path:
-    """Write a model at full width with random weights as a webui single file: SD1.5, SD2.1 or SDXL base.
-
-    Weights are scaled by their fan-in, so that activations stay finite and answers vary. The tokenizer is CLIP's.
-    One tensor is in memory at a time.
-
-    Args:
-        path: The file; 2 to 7 GB in half precision.
-        family: `sd1`, `sd2` or `sdxl`.
-        dtype: Float dtype of the file.
-        seed: The same seed gives the same weights.
-        is_sparse: All weights are zero, and take no room on the disk.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shapes = {
-        name: tuple(tensor.shape) for name, tensor in _webui_tensors(_empty_components(family, _full(family)), family)
-    }
-    header = _header(shapes, dtype)
-    with path.open("wb") as file:
-        file.write(header)
-        if is_sparse:
-            file.truncate(len(header) + sum(map(math.prod, shapes.values())) * dtype.itemsize)
-            return path
-        for name, shape in shapes.items():
-            file.write(_bytes_of(_random_weight(name, shape, seed, "full").to(dtype)))
-    return path
-
-
-def _full(family: str) -> Sizes:
-    return Sizes(
-        unet=(320, 640, 1280) if family == "sdxl" else (320, 640, 1280, 1280),
-        depths=_DEPTHS[family],
-        vae=(128, 256, 512, 512),
-        texts=_FULL_TEXTS[family],
-        vocabulary=SIZE,
-    )
-
-
 def write_single_file(path: Path, components: Mapping[Component, nn.Module], family: str = "sd1") -> None:
     """Write components as a webui single file."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in _webui_tensors(components, family)}, path)
+    save_file({name: tensor.contiguous() for name, tensor in webui_tensors(components, family)}, path)
 
 
 def write_folder(path: Path, components: Mapping[Component, Any], family: str = "sd1") -> None:
     """Write components as a diffusers folder, with a tokenizer for each text encoder."""
     from safetensors.torch import save_file
 
-    from sdtune.models.snapshot import pipeline_files, tokenizer_folder
+    write_configs(path, components, family)
+    for folder, pad in tokenizer_places(family):
+        write_tokenizer(path / folder, pad=pad)
+    for component, module in components.items():
+        file = path / component / f"{weights_stem(component)}.safetensors"
+        save_file(dict(canonical_tensors(component, module)), file)
+
+
+def write_configs(path: Path, components: Mapping[Component, Any], family: str = "sd1") -> None:
+    """Write everything of a diffusers folder but the weights and the tokenizers."""
+    from sdtune.models.snapshot import pipeline_files
 
     known = FAMILIES[family]
     for component, module in components.items():
         (path / component).mkdir(parents=True, exist_ok=True)
-        is_text = component not in WEBUI_PREFIX
-        stem = "model" if is_text else "diffusion_pytorch_model"
-        save_file(dict(_canonical(component, module)), path / component / f"{stem}.safetensors")
-        (module.config.save_pretrained if is_text else module.save_config)(path / component)
-    for text in known.texts:
-        write_tokenizer(path / tokenizer_folder(text.component), pad=END if text.pads_with_end else OPENCLIP_PAD)
+        save = module.save_config if component in WEBUI_PREFIX else module.config.save_pretrained
+        save(path / component)
     for name, content in pipeline_files(known, {}, known.prediction).items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
+
+
+def tokenizer_places(family: str) -> list[tuple[str, str]]:
+    """List the folders of a diffusers folder's tokenizers, each with the token that fills captions up."""
+    from sdtune.models.snapshot import tokenizer_folder
+
+    texts = FAMILIES[family].texts
+    return [(tokenizer_folder(text.component), END if text.pads_with_end else OPENCLIP_PAD) for text in texts]
+
+
+def weights_stem(component: Component) -> str:
+    """Name the weights of a folder's part, without suffix."""
+    return "diffusion_pytorch_model" if component in WEBUI_PREFIX else "model"
 
 
 def write_tokenizer(folder: Path, *, words: Sequence[str] = WORDS, pad: str = END) -> Path:
     """Write a tokenizer in CLIP's format that has a token for each word."""
     merges = word_merges(words)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "vocab.json", number_tokens(merges))
+    write_json(folder / "vocab.json", number_tokens(merges))
     text = "".join(f"{left} {right}\n" for left, right in merges)
     (folder / "merges.txt").write_text(f"#version: 0.2\n{text}", encoding="utf-8")
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **SPECIALS, "pad_token": pad}
-    _write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config)
     return folder
 
 
@@ -261,7 +236,7 @@ def _merged(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(merged)
 
 
-def _empty_components(family: str, sizes: Sizes) -> dict[Component, Any]:
+def empty_components(family: str, sizes: Sizes) -> dict[Component, Any]:
     """Build the modules on the meta device."""
     import torch
 
@@ -316,19 +291,21 @@ def _vae_config(family: SDFamily, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _webui_tensors(components: Mapping[Component, nn.Module], family: str) -> Iterator[tuple[str, Tensor]]:
+def webui_tensors(components: Mapping[Component, nn.Module], family: str) -> Iterator[tuple[str, Tensor]]:
+    """Give all tensors by their names in a single file."""
     for component, module in components.items():
-        yield from to_webui(component, dict(_canonical(component, module)), FAMILIES[family])
+        yield from to_webui(component, dict(canonical_tensors(component, module)), FAMILIES[family])
 
 
-def _canonical(component: Component, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def canonical_tensors(component: Component, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Give a component's tensors by their names in a folder."""
     from sdtune.models.build import module_prefix
 
     prefix = module_prefix(module, component)
     return ((prefix + name, tensor) for name, tensor in module.state_dict().items())
 
 
-def _random_weight(name: str, shape: tuple[int, ...], seed: int, scope: str) -> Tensor:
+def random_weight(name: str, shape: tuple[int, ...], seed: int, scope: str) -> Tensor:
     """Draw a weight: uniform within 1 / sqrt(fan-in); norms begin as identities, biases at zero."""
     import torch
 
@@ -338,23 +315,6 @@ def _random_weight(name: str, shape: tuple[int, ...], seed: int, scope: str) -> 
     return torch.empty(shape).uniform_(-bound, bound, generator=derive_generator(seed, "weight", scope, name))
 
 
-def _header(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> bytes:
-    names = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
-    header, start = {}, 0
-    for name, shape in shapes.items():
-        end = start + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": names[str(dtype)], "shape": shape, "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    import torch
-
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """Write a small file that people may read."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from sdtune.cli.main import run
 from sdtune.plugins import Registry
-from sdtune.testing.tiny import full_model, tiny_sd1
+from sdtune.testing.full import full_model
+from sdtune.testing.tiny import tiny_sd1
 
 NOTHING = Registry.from_plugins([])
 KEY = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save
 
 import sdtune_lora
+from sdtune.testing.full import full_model
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command
-from sdtune.testing.tiny import full_model
 
 X = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
 PICKLE_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."

@@ -6,6 +6,7 @@ import torch
 from sdtune.models.architecture import SD1
 from sdtune.models.storage import open_storage
 from sdtune.testing import tiny
+from sdtune.testing.full import full_model
 
 
 def test_the_seed_decides_the_weights(tmp_path, tiny_file):
@@ -24,7 +25,7 @@ def test_widths_and_layers_can_be_chosen(tmp_path):
 
 @pytest.mark.slow
 def test_the_full_width_file_loads_and_computes(tmp_path, open_sd):
-    path = tiny.full_model(tmp_path / "full.safetensors", "sd1", torch.bfloat16)
+    path = full_model(tmp_path / "full.safetensors", "sd1", torch.bfloat16)
     model = open_sd(path, *SD1.components, dtype=torch.bfloat16)
     assert sum(parameter.numel() for parameter in model.part("unet").parameters()) == 859_520_964
     with torch.no_grad():

@@ -14,7 +14,8 @@ from sdtune.errors import ModelError
 from sdtune.models.open import open_model
 from sdtune.models.tokenizer import find_tokenizer, open_tokenizer
 from sdtune.models.vocabulary import SIZE
-from sdtune.testing.tiny import WORDS, full_model, write_tokenizer
+from sdtune.testing.full import full_model
+from sdtune.testing.tiny import WORDS, write_tokenizer
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from sdtune.config.model import ModelOptions
 from sdtune.errors import ModelError
 from sdtune.models.architecture import FAMILIES
+from sdtune.models.autoencoder import choose_dtype
 from sdtune.models.base import ModelSource
 from sdtune.models.sd import StableDiffusion
-from sdtune.models.vae import choose_dtype
 from sdtune.testing.tiny import tiny_model
 
 PREFIX = "first_stage_model."
@@ -49,7 +50,9 @@ def pixels():
     return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.fixture(params=["bare", "prefixed", "pickled", "model file", "vae folder", "model folder", "diffusers file"])
+@pytest.fixture(
+    params=["bare", "prefixed", "pickled", "model file", "vae folder", "model folder", "diffusers file", "ldm folder"]
+)
 def vae_path(request, tmp_path, other, other_file):
     """The other VAE in each form it is found in."""
     tensors = {name: tensor for name, tensor in load_file(other_file).items() if name.startswith(PREFIX)}
@@ -59,6 +62,10 @@ def vae_path(request, tmp_path, other, other_file):
             save_file({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}, path)
         case "prefixed":
             save_file(tensors, path)
+        case "ldm folder":
+            path = tmp_path / "kl-f8"
+            path.mkdir()
+            save_file({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}, path / "model.ckpt")
         case "pickled":
             path = tmp_path / "other.vae.pt"
             torch.save({"state_dict": {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}}, path)
@@ -95,7 +102,7 @@ def test_another_vae_goes_into_the_exported_model(base, other, other_file):
 def test_a_checkpoint_without_a_vae_is_whole_with_one(tmp_path, base, other):
     bare = {name: tensor for name, tensor in load_file(base).items() if not name.startswith(PREFIX)}
     save_file(bare, tmp_path / "pruned.safetensors")
-    with pytest.raises(ModelError, match="has no vae"):
+    with pytest.raises(ModelError, match=r"has no vae; give one, model.vae=FILE"):
         open_with(tmp_path / "pruned.safetensors")
     open_with(tmp_path / "pruned.safetensors", vae=other).load("vae")
 
@@ -169,6 +176,9 @@ def overflowing(tmp_path, base):
     return tmp_path / "hot.safetensors"
 
 
+WARNING = "the VAE gave NaN in float16 for a picture; such pictures are computed again in float32"
+
+
 def test_an_image_that_overflows_is_encoded_again_in_float32(overflowing, pixels, caplog):
     exact, half = open_with(overflowing), open_with(overflowing, dtype=torch.float16)
     exact.load("vae")
@@ -178,7 +188,34 @@ def test_an_image_that_overflows_is_encoded_again_in_float32(overflowing, pixels
     expected = exact.encode_images(pixels)
     assert all(torch.equal(answer.mean, expected.mean) for answer in answers)
     assert all(torch.equal(answer.std, expected.std) for answer in answers)
-    assert caplog.messages == ["the VAE gave NaN in float16; it computes in float32 from now on"]
+    assert caplog.messages == [WARNING]
+
+
+def test_latents_depend_on_no_other_image_that_overflowed(tmp_path, base, pixels):
+    """A cache may be filled in any order, and stopped: its key tells only weights and dtype."""
+    tensors = load_file(base)
+    tensors[f"{PREFIX}encoder.conv_in.weight"].fill_(4e4)  # a white image gives more than float16 holds, a grey one not
+    save_file(tensors, tmp_path / "hot.safetensors")
+    half, whole = torch.float16, torch.float32
+    fresh, used, exact = (open_with(tmp_path / "hot.safetensors", dtype=dtype) for dtype in (half, half, whole))
+    pixels, faint = torch.ones_like(pixels), pixels * 1e-6
+    for model in (fresh, used, exact):
+        model.load("vae")
+    used.encode_images(pixels)
+    assert used.dtype_of("vae") == half
+    assert torch.equal(used.encode_images(faint).mean, fresh.encode_images(faint).mean)
+    assert not torch.equal(fresh.encode_images(faint).mean, exact.encode_images(faint).mean)
+    mixed, calm = (fresh.encode_images(torch.cat([faint, other])).mean for other in (pixels, faint))
+    assert torch.equal(mixed, torch.cat([calm[:1], exact.encode_images(pixels).mean]))
+
+
+def test_weights_in_float32_go_with_the_vae(overflowing, pixels):
+    half = open_with(overflowing, dtype=torch.float16)
+    half.load("vae")
+    half.encode_images(pixels)
+    wide = weakref.ref(half._autoencoder._wide)
+    half.unload("vae")
+    assert wide() is None
 
 
 def test_a_picture_that_overflows_is_decoded_again_in_float32(overflowing):
@@ -187,8 +224,6 @@ def test_a_picture_that_overflows_is_decoded_again_in_float32(overflowing):
     for model in (exact, half):
         model.load("vae")
     assert torch.equal(half.decode_latents(latents), exact.decode_latents(latents))
-    assert half.dtype_of("vae") == torch.float32
-    assert half.dtype_of("unet") == torch.float16
 
 
 def test_latents_that_are_not_finite_are_not_the_vaes_fault(base, caplog):

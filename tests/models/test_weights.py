@@ -109,7 +109,10 @@ def test_safetensors_come_before_bin_and_full_precision_before_half(tmp_path):
         ({"weight_map": {"x": "../other.safetensors"}}, "no file with weights beside it"),
         ({"weight_map": {"x": "/etc/passwd"}}, "no file with weights beside it"),
         ({"weight_map": {"x": "a.json"}}, "no file with weights beside it"),
-        ({"weight_map": {"x": "gone.safetensors"}}, "there is no file"),
+        (
+            {"weight_map": {"x": "a.safetensors", "y": "gone.safetensors"}},
+            r"names 2 files, of which 1 are not there \(gone.safetensors\); download the folder again",
+        ),
         ({"weight_map": {"y": "a.safetensors"}}, r"names 1 tensors that its files lack \(y\)"),
         ({"weight_map": [1]}, "is no index"),
         ([], "is no index"),
