@@ -30,6 +30,6 @@ def test_what_cannot_be_read_ends_the_reading():
         read.append(name)
         raise ModelError(f"{name} holds NaN")
 
-    with pytest.raises(ModelError, match="^0 holds NaN"):
+    with pytest.raises(ModelError, match=r"^0 holds NaN"):
         list(_read_ahead(broken, NAMES))
     assert len(read) <= 1 + _AHEAD
