@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +99,8 @@ def load(path: Path, into: str) -> dict[str, Any]:
     options = ModelOptions(path=str(path))
     model = open_model(options, dtype=dtype, device=cpu, registry=Registry.from_plugins([]))
     detected = time.perf_counter() - begin
-    for module in ("diffusers", "transformers"):
-        __import__(module)
-    warm_up()
+    before = base_bytes()
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of what was loaded before
-    before = memory_bytes("VmRSS")
     begin = time.perf_counter()
     for part in ("unet", "vae", "text_encoder"):
         model.load(part)
@@ -125,11 +123,13 @@ def count_layers(model: DiffusionModel, *kinds: str) -> Counter[str]:
     return Counter(target.path.split(".")[0] for target in targets if target.kind in kinds)
 
 
-def warm_up() -> None:
-    """Import what loading imports, so that modules do not count as weights."""
+@cache
+def base_bytes() -> int:
+    """Import what loading imports, so that modules do not count as weights; give the memory before the first model."""
     from sdtune.models import libraries
 
-    libraries.unet_class(), libraries.vae_class(), libraries.text_classes()
+    libraries.unet_class(), libraries.vae_class(), libraries.text_classes(), libraries.projecting_text_class()
+    return memory_bytes("VmRSS")
 
 
 def memory_bytes(name: str) -> int:

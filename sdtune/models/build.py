@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,7 @@ from sdtune.models import architecture, libraries, naming
 from sdtune.models.quantize import QuantizedLinear, is_quantizable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sdtune.config.model import Quantization
     from sdtune.models.architecture import SDFamily
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from sdtune.models.storage import StoredPart
 
 _SHOWN = 3
-_READERS = 2
+_READERS, _AHEAD = 2, 4
 
 
 def build_part(
@@ -120,18 +121,35 @@ def fill(
     prefix = module_prefix(module, stored.component)
     parameters = _canonical_parameters(module, stored)
     _check(stored, parameters)
-    # reading is mostly the system's work (copies, page faults) and lets go of Python's lock: two readers, half the time
-    with ThreadPoolExecutor(_READERS) as readers:
-        tensors = readers.map(lambda name: stored.read(name, dtype), parameters)
-        for (name, parameter), tensor in zip(parameters.items(), tensors, strict=True):
-            owner, _, leaf = name.removeprefix(prefix).rpartition(".")
-            layer, value = module.get_submodule(owner), tensor.reshape(parameter.shape).to(device)
-            if quantize is not None and leaf == "weight" and isinstance(layer, nn.Linear) and is_quantizable(owner):
-                packed = QuantizedLinear(layer, value, quantize, partial(stored.read, name))
-                module.set_submodule(owner, packed, strict=True)
-            else:
-                setattr(layer, leaf, nn.Parameter(value, requires_grad=False))
+    tensors = _read_ahead(partial(stored.read, dtype=dtype), parameters)
+    for (name, parameter), tensor in zip(parameters.items(), tensors, strict=True):
+        owner, _, leaf = name.removeprefix(prefix).rpartition(".")
+        layer, value = module.get_submodule(owner), tensor.reshape(parameter.shape).to(device)
+        if quantize is not None and leaf == "weight" and isinstance(layer, nn.Linear) and is_quantizable(owner):
+            packed = QuantizedLinear(layer, value, quantize, partial(stored.read, name))
+            module.set_submodule(owner, packed, strict=True)
+        else:
+            setattr(layer, leaf, nn.Parameter(value, requires_grad=False))
     _restore_position_ids(module, device)
+
+
+def _read_ahead(read: Callable[[str], torch.Tensor], names: Iterable[str]) -> Iterator[torch.Tensor]:
+    """Read tensors in two threads, in order: reading is mostly the system's work, and lets go of Python's lock.
+
+    No more than a few wait, however long each takes to be packed, or to reach a GPU that is only just waking.
+    """
+    with ThreadPoolExecutor(_READERS) as readers:
+        waiting: deque[Future[torch.Tensor]] = deque()
+        try:
+            for name in names:
+                waiting.append(readers.submit(read, name))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _canonical_parameters(module: nn.Module, stored: StoredPart) -> dict[str, nn.Parameter]:
