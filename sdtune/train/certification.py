@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sdtune.config.schema import OutputOptions
     from sdtune.export.certificate import Certificate
+    from sdtune.models.base import DiffusionModel, Part
     from sdtune.plugins import Registry
     from sdtune.train.run import ExportedFile, Run
 
@@ -136,11 +137,23 @@ def _certify(run: Run, files: Sequence[ExportedFile], registry: Registry) -> Cer
         if run.method.is_whole_in_files():
             trained = ask_loaded(run.model, replace(probe, captions=_captions(run, own_words)))
             weights = trained_changes(run.model, is_whole=has_vae)
-        base = open_base(unpacked(run.options), registry)
-        for part in probe.parts:
-            base.load(part)
         opened = [open_file(file.path, file.kind) for file in files]
-        return certify(opened, base, probe, trained=trained, weights=weights, chosen=chosen, asked=asked)
+        with _base(run, registry, probe.parts) as base:
+            return certify(opened, base, probe, trained=trained, weights=weights, chosen=chosen, asked=asked)
+
+
+@contextmanager
+def _base(run: Run, registry: Registry, parts: Sequence[Part]) -> Iterator[DiffusionModel]:
+    """Give the base model, made of the run's own model where that still is the base, else opened again."""
+    base = open_base(unpacked(run.options), registry)
+    try:
+        with run.model.lend(base, parts):
+            for part in parts:
+                base.load(part)
+            yield base
+    finally:
+        for part in parts:
+            base.unload(part)
 
 
 def _captions(run: Run, words: Sequence[str]) -> tuple[str, str]:
