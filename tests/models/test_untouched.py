@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +10,10 @@ from torch import nn
 
 from sdtune.adapters import Wrapper
 from sdtune.models.sd import StableDiffusion1, StableDiffusionXL
+from sdtune.models.untouched import Loaded, lending
 from sdtune.testing.models import open_tiny
 
 PARTS = ("unet", "text_encoder", "vae")
-LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 CLASSES = {"sd1": StableDiffusion1, "sdxl": StableDiffusionXL}
 
 
@@ -22,33 +22,106 @@ class Doubled(Wrapper):
         return 2 * self.base(x)
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    open_tiny(path := tmp_path_factory.mktemp("model") / "sd1.safetensors", "sd1", parts=())
-    return path
+class Borrower(nn.Module):
+    def dtype_of(self, part):
+        return torch.float32
 
 
 @pytest.fixture
-def model(path):
-    return open_tiny(path, "sd1")
+def unet():
+    blocks = [nn.Sequential(nn.Linear(2, 3), nn.SiLU()), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))]
+    return nn.Sequential(*blocks).requires_grad_(False).eval()
 
 
-def layer(model, path=LAYER):
-    return model.get_submodule(path)
+@pytest.fixture
+def loaded(unet):
+    """Give the UNet as it is in its file."""
+    weights = {name: weight.clone() for name, weight in unet.state_dict().items()}
+    return Loaded(unet, SimpleNamespace(entries=weights, read=lambda name, dtype: weights[name].to(dtype)))
 
 
-def lent(model, family="sd1"):
-    """Name the parts that are lent, and check that they are the base and that all is as before."""
-    other = CLASSES[family](model.source)
-    before = [(name, id(module)) for name, module in model.named_modules()]
-    parameters = [(name, id(own), own._version, own.requires_grad) for name, own in model.named_parameters()]
-    with model.lend(other, PARTS):
-        found = [part for part in PARTS if other.is_loaded(part)]
-        assert all(own is model.get_parameter(name) for name, own in other.named_parameters())
-    assert [name for name, _ in other.named_children()] == []
-    assert [(name, id(module)) for name, module in model.named_modules()] == before
-    assert [(n, id(own), own._version, own.requires_grad) for n, own in model.named_parameters()] == parameters
+def state(model):
+    modules = [(name, id(module), module.training) for name, module in model.named_modules()]
+    return modules, [(name, id(own), own._version, own.requires_grad) for name, own in model.named_parameters()]
+
+
+def is_lent(unet, loaded):
+    """Tell whether it is lent, and check that all is as before."""
+    before, borrower = state(unet), Borrower()
+    with lending({"unet": ["unet"]}, {"unet": loaded}, borrower, []):
+        found = "unet" in dict(borrower.named_children())
+    assert state(unet) == before
+    assert list(borrower.children()) == []
     return found
+
+
+def test_a_frozen_part_is_lent_without_its_adapters(unet, loaded):
+    x, wanted = torch.ones(1, 2), unet(torch.ones(1, 2))
+    unet[0][0] = Doubled(unet[0][0])
+    unet[1] = nn.Sequential(unet[1], Doubled(unet[1][1]))  # a block, and a layer inside it
+    trained, borrower = unet[0](x), Borrower()
+    with lending({"unet": ["unet"]}, {"unet": loaded}, borrower, []):
+        assert borrower.unet(x).equal(wanted)
+    assert unet[0](x).equal(trained)
+    assert is_lent(unet, loaded)
+
+
+def train(unet):
+    unet[1][0].bias.requires_grad_(True)
+
+
+def write(unet):
+    unet[1][0].weight.data[0, 0] += 1e-6
+
+
+def hook(unet):
+    unet[1][0].register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def patch(unet):
+    unet[1][0].forward = lambda x: x
+
+
+def parametrize(unet):
+    nn.utils.parametrizations.weight_norm(unet[1][0])
+    unet.requires_grad_(False)
+
+
+def add(unet):
+    unet[1].append(nn.SiLU())
+
+
+def widen(unet):
+    unet.double()
+
+
+def lose(unet):
+    gone = weakref.ref(unet[1][0])
+    unet[1][0] = nn.Identity()
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("change", [train, write, hook, patch, parametrize, add, widen, lose], ids=lambda c: c.__name__)
+def test_a_part_that_is_not_the_base_is_not_lent(unet, loaded, change):
+    assert is_lent(unet, loaded)
+    change(unet)
+    assert not is_lent(unet, loaded)
+
+
+def test_what_a_borrower_leaves_behind_is_taken_out(unet, loaded):
+    borrower, before = Borrower(), state(unet)
+    with lending({"unet": ["unet"]}, {"unet": loaded}, borrower, []):
+        borrower.unet[0][0] = Doubled(borrower.unet[0][0])
+    assert state(unet) == before
+
+
+def test_a_failure_inside_leaves_the_model_as_it_was(unet, loaded):
+    unet[0][0] = Doubled(unet[0][0])
+    before = state(unet)
+    with pytest.raises(ZeroDivisionError), lending({"unet": ["unet"]}, {"unet": loaded}, Borrower(), []):
+        raise ZeroDivisionError
+    assert state(unet) == before
 
 
 @torch.no_grad()
@@ -57,93 +130,25 @@ def answer(model, text="a photo of zwx"):
     return model.denoise(latents, torch.tensor([500]), model.encode_prompt([text]))
 
 
-@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
-def test_adapters_and_words_are_out_while_a_model_is_lent(family, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CLASSES)
+def test_a_model_with_adapters_and_words_lends_the_base(family, tmp_path):
     model = open_tiny(tmp_path / "tiny.safetensors", family)
     untrained = answer(model)
     own = next(target for target in model.targets(("unet",)) if target.kind == "attention")
     model.replace(own.path, Doubled(own.module))
     widths = {key: vectors.shape[1] for key, vectors in model.embed_tokens("a").items()}
     model.set_embeddings({"zwx": {key: torch.randn(2, width) for key, width in widths.items()}})
-    trained, other = answer(model), CLASSES[family](model.source)
-    assert not trained.equal(untrained)
+    trained, before, other = answer(model), state(model), CLASSES[family](model.source)
     with model.lend(other, PARTS):
+        assert [part for part in PARTS if other.is_loaded(part)] == ["unet", "text_encoder"]
         assert answer(other).equal(untrained)
         other.set_embeddings({"zwx": {key: torch.randn(3, width) for key, width in widths.items()}})
         assert not answer(other).equal(untrained)
         other.set_embeddings({})
     assert answer(model).equal(trained)
-    assert lent(model, family) == ["unet", "text_encoder"]
-
-
-def test_a_wrapper_around_a_block_goes_with_all_that_was_put_into_it(model):
-    block = "unet.mid_block.attentions.0"
-    model.replace(LAYER, Doubled(layer(model)))
-    model.replace(block, copy := nn.Sequential(layer(model, block)))
-    assert lent(model) == ["unet", "text_encoder"]
-    assert layer(model, block) is copy
-
-
-def unfreeze(model):
+    assert not trained.equal(untrained)
+    assert state(model) == before
     model.unfreeze("unet")
-
-
-def train_a_bias(model):
-    layer(model, "unet.conv_in").bias.requires_grad_(True)
-
-
-def write_into_a_weight(model):
-    layer(model).weight.data[0, 0] += 1e-6
-
-
-def hook(model):
-    layer(model).register_forward_hook(lambda module, args, output: 2 * output)
-
-
-def patch(model):
-    layer(model).forward = lambda x: x
-
-
-def parametrize(model):
-    nn.utils.parametrizations.weight_norm(layer(model))
-
-
-def add(model):
-    layer(model).add_module("more", nn.Linear(2, 2))
-
-
-def widen(model):
-    layer(model).to(torch.float64)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [unfreeze, train_a_bias, write_into_a_weight, hook, patch, parametrize, add, widen],
-    ids=lambda c: c.__name__,
-)
-def test_a_part_that_is_not_the_base_is_not_lent(model, change):
-    change(model)
-    assert lent(model) == ["text_encoder"]
-
-
-def test_a_part_whose_layers_are_gone_is_not_lent(model):
-    gone = weakref.ref(layer(model))
-    model.replace(LAYER, nn.Identity())
-    gc.collect()
-    assert gone() is None
-    assert lent(model) == ["text_encoder"]
-
-
-def test_what_a_borrower_leaves_behind_is_taken_out(model):
-    other, own = StableDiffusion1(model.source), layer(model)
-    with ExitStack() as stack:
-        stack.enter_context(model.lend(other, PARTS))
-        other.replace(LAYER, Doubled(own))
-    assert layer(model) is own
-
-
-def test_a_failure_inside_leaves_the_model_as_it_was(model):
-    model.replace(LAYER, own := Doubled(layer(model)))
-    with pytest.raises(ZeroDivisionError), model.lend(StableDiffusion1(model.source), PARTS):
-        raise ZeroDivisionError
-    assert layer(model) is own
+    with model.lend(other, PARTS):
+        assert [part for part in PARTS if other.is_loaded(part)] == ["text_encoder"]

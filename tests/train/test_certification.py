@@ -201,7 +201,10 @@ EPOCHS = ("train.steps=null", "train.epochs=2", "save.every_epochs=1", "train.em
             "dreambooth",
             ("save.dtype=fp32", *FUSED, "output.consumers=[a1111]"),
         ),
-        ("textual_inversion", ("textual_inversion.token=zwx", "textual_inversion.formats=[pt]", "output.consumers=[a1111]")),
+        (
+            "textual_inversion",
+            ("textual_inversion.token=zwx", "textual_inversion.formats=[pt]", "output.consumers=[a1111]"),
+        ),
         ("hypernetwork", ("hypernetwork.dropout=[0.0,0.3,0.0]", "output.consumers=[a1111]")),
     ],
 )
