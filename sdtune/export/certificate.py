@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdtune.errors import ModelError, Problems
+from sdtune.export.faults import FAULT, raise_if_faulty
 from sdtune.export.probe import Probe, ask, distances
 from sdtune.export.weights import compare_weights, file_changes
 from sdtune.formats.consumers.applying import applied, view_of
@@ -94,11 +94,6 @@ class Row:
         return "good" if self.error <= max(_TOLERANCE.values()) else "good: so much is rounding"
 
     @property
-    def is_good(self) -> bool:
-        """Whether the program does with the file what was trained, or nothing else can be seen."""
-        return not (self.refused or self.unsupported or self.skipped or self.unknown or self.is_otherwise)
-
-    @property
     def is_otherwise(self) -> bool:
         """Whether it computes, or takes the file for, something else."""
         return self.is_wrong or bool(self.mistake)
@@ -150,28 +145,13 @@ class Certificate:
         found = [(row, row.fault(is_chosen=row.consumer in self.chosen)) for row in self.rows]
         return [(row, fault) for row, fault in found if fault]
 
-    def problems(self) -> list[str]:
-        """Say what is wrong, one line each."""
-        return [describe_fault(row.file, row.consumer, fault) for row, fault in self.faults()]
-
     def raise_if_faulty(self) -> None:
         """Refuse a file that a program would read otherwise than it was trained.
 
         Raises:
             ModelError: Names program, key and reason, for each.
         """
-        raise_if_faulty({file: self.facts(file) for file in self.files})
-
-    @property
-    def files(self) -> list[str]:
-        """The names of the files."""
-        return list(dict.fromkeys(row.file for row in self.rows))
-
-    @property
-    def programs(self) -> list[Row]:
-        """The rows of programs that can load such files, or must."""
-        rows = [row for row in self.rows if row.consumer in CONSUMERS]
-        return [row for row in rows if not row.unsupported or row.consumer in self.chosen]
+        raise_if_faulty({row.file: self.facts(row.file) for row in self.rows})
 
     def warnings(self) -> list[str]:
         """Name, for each file, the programs that by their nature cannot use it as trained."""
@@ -185,7 +165,7 @@ class Certificate:
 
     def facts(self, file: str) -> dict[str, dict[str, object]]:
         """Give what is told of one file: program to its row, and what is wrong."""
-        wrong = {row.consumer: {"fault": fault} for row, fault in self.faults() if row.file == file}
+        wrong = {row.consumer: {FAULT: fault} for row, fault in self.faults() if row.file == file}
         return {row.consumer: row.facts() | wrong.get(row.consumer, {}) for row in self.rows if row.file == file}
 
     def report(self, file: str) -> dict[str, object]:
@@ -205,7 +185,7 @@ class Certificate:
     def render(self) -> str:
         """Draw the table, file by file."""
         lines = []
-        for file in self.files:
+        for file in dict.fromkeys(row.file for row in self.rows):
             effect = "" if self.effect is None else f", which changes the model's answer by {_percent(self.effect)}"
             lines.append(f"read back as other programs do: {file}{effect}")
             for row in (row for row in self.rows if row.file == file):
@@ -217,31 +197,6 @@ class Certificate:
                 )
                 lines += [f"  {'':<18}  it takes the model to predict {row.predicts}"] if row.predicts else []
         return "\n".join(lines)
-
-
-_HINT = "the file is kept; docs/certificate.md tells the remedies"
-
-
-def describe_fault(file: str, program: str, fault: str) -> str:
-    """Say in one line what a program does not do."""
-    return f"{TITLES[program]} does not use {file} as trained: {fault}"
-
-
-def raise_if_faulty(files: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
-    """Refuse files that a program would read otherwise than they were trained.
-
-    Args:
-        files: Name to what is told of it, as `Certificate.facts`.
-
-    Raises:
-        ModelError: Names program, key and reason, for each.
-    """
-    problems = Problems(ModelError)
-    for file, rows in files.items():
-        for program, facts in rows.items():
-            if "fault" in facts:
-                problems.add(describe_fault(file, program, str(facts["fault"])), hint=_HINT)
-    problems.raise_if_any()
 
 
 def certify(

@@ -91,7 +91,7 @@ def lending(
         borrower: Gets those that are untouched.
         words: Words that are set in the lending model.
     """
-    lent: list[str] = []
+    lent: list[Component] = []
     with ExitStack() as stack:
         for own in words:
             stack.enter_context(own.lifted())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdtune.data.captions import example_captions
 from sdtune.errors import SdtuneError, is_out_of_memory
+from sdtune.export.faults import describe_faults, raise_if_faulty
+from sdtune.formats.consumers.table import AS_MEANT
 from sdtune.models.modes import evaluating
 from sdtune.train.assembly import open_base, unpacked
 from sdtune.train.observers import Observer
@@ -51,14 +53,14 @@ class Certifier(Observer):
         """Read files back that were just written."""
         from sdtune.export.certificate import write_certificate
 
-        if not (read := _readable(run, files)):
+        if not (rounds := _rounds(run, files)):
             return
         with _told(files):
             started = time.perf_counter()
             certificate = None
             try:
-                certificate = _certify(run, read, self._registry)
-                for file in read:
+                certificate = _certify(run, rounds, self._registry)
+                for file in chain.from_iterable(rounds):
                     if file.path.suffix == ".safetensors":
                         write_certificate(file.path, certificate.facts(file.path.name))
             finally:
@@ -72,7 +74,7 @@ class Certifier(Observer):
     def _tell(self, certificate: Certificate) -> None:
         for text in summarize(certificate):
             self._say(text)
-        for problem in certificate.problems():
+        for problem in describe_faults(_facts(certificate)):
             logger.warning("%s; the run goes on", problem)
 
     def raise_if_faulty(self, run: Run) -> None:
@@ -81,28 +83,36 @@ class Certifier(Observer):
         Raises:
             ModelError: Names program, key and reason, for each.
         """
-        from sdtune.export.certificate import raise_if_faulty
-
         if run.options.output.certify:
             raise_if_faulty(run.folder.read_facts().get("certificate", {}))
 
 
 def summarize(certificate: Certificate) -> Iterator[str]:
-    """Say of each file in one line in how many programs it is good."""
-    asked = Counter(row.file for row in certificate.programs)
-    good = Counter(row.file for row in certificate.programs if row.is_good)
-    for file, count in asked.items():
-        yield f"read back: {good[file]} of {count} programs good, {file}"
+    """Say of each file in one line in how many programs, of those that can load it, it is good."""
+    for file, rows in groupby(certificate.rows, lambda row: row.file):
+        asked = [row for row in rows if row.consumer != AS_MEANT]
+        able = [row for row in asked if not row.unsupported or row.consumer in certificate.chosen]
+        good = sum(row.verdict.startswith("good") for row in able)
+        yield f"read back: {good} of {len(able)} programs good, {file}"
 
 
-def _readable(run: Run, files: Sequence[ExportedFile]) -> list[ExportedFile]:
-    """List the files that other programs are to use, adapters after the checkpoint they act on."""
+def _rounds(run: Run, files: Sequence[ExportedFile]) -> list[list[ExportedFile]]:
+    """List the files that are read together: in the first round those that are delivered, then their other forms.
+
+    An adapter stands after the checkpoint it acts on.
+    """
     from sdtune.export.certificate import FAMILIES, READABLE
 
     if not run.options.output.certify or run.model.family not in FAMILIES:
         return []
-    found = [file for file in files if file.is_delivered and file.path.suffix in READABLE]
-    return sorted(found, key=lambda file: file.kind != "checkpoint")
+    readable = [file for file in files if file.path.suffix in READABLE]
+    forms = {(file.kind, file.path.stem): [file] for file in readable if file.is_delivered}
+    for file in readable:
+        if not file.is_delivered:
+            forms.get((file.kind, file.path.stem), []).append(file)
+    ordered = sorted(forms.values(), key=lambda own: own[0].kind != "checkpoint")
+    count = max(map(len, ordered), default=0)
+    return [[own[number] if number < len(own) else own[0] for own in ordered] for number in range(count)]
 
 
 @contextmanager
@@ -118,28 +128,38 @@ def _told(files: Sequence[ExportedFile]) -> Iterator[None]:
         logger.warning("%s: not read back as other programs do: %s; try sdtune verify", names, reason)
 
 
-def _certify(run: Run, files: Sequence[ExportedFile], registry: Registry) -> Certificate:
+def _certify(run: Run, rounds: Sequence[Sequence[ExportedFile]], registry: Registry) -> Certificate:
     """Ask the trained model, then what the programs make of the files and the base model; the run stays as it was."""
     from sdtune.export.certificate import certify
     from sdtune.export.probe import Probe, ask_loaded
     from sdtune.export.weights import trained_changes
     from sdtune.formats.consumers.reading import open_file
 
+    files, model = rounds[0], run.model
     has_vae = any(file.kind == "checkpoint" for file in files)
-    probe = Probe(
-        captions=_captions(run, [file.path.stem for file in files if file.kind == "embedding"]), has_vae=has_vae
-    )
-    own_words = [file.path.stem.removesuffix(file.suffix) for file in files if file.kind == "embedding"]
+    words = [file for file in files if file.kind == "embedding"]
+    probe = Probe(captions=_captions(run, [file.path.stem for file in words]), has_vae=has_vae)
+    own_captions = _captions(run, [file.path.stem.removesuffix(file.suffix) for file in words])
     chosen, asked = _programs(run.options.output)
     trained = weights = None
     # as in the programs that will use the files; libraries draw numbers where they build layers
-    with run.model.stored_weights(), evaluating(run.model), _generators_kept(run.device):
+    with model.stored_weights(), evaluating(model), _generators_kept(run.device):
         if run.method.is_whole_in_files():
-            trained = ask_loaded(run.model, replace(probe, captions=_captions(run, own_words)))
-            weights = trained_changes(run.model, is_whole=has_vae)
-        opened = [open_file(file.path, file.kind) for file in files]
+            trained = ask_loaded(model, replace(probe, captions=own_captions))
+            weights = trained_changes(model, is_whole=has_vae)
         with _base(run, registry, probe.parts) as base:
-            return certify(opened, base, probe, trained=trained, weights=weights, chosen=chosen, asked=asked)
+            found = []
+            for own in rounds:
+                opened = [open_file(file.path, file.kind) for file in own]
+                found.append(certify(opened, base, probe, trained=trained, weights=weights, chosen=chosen, asked=asked))
+    return _joined(found)
+
+
+def _joined(found: Sequence[Certificate]) -> Certificate:
+    """Join what was found in several rounds; of a file that is in several, the first counts."""
+    rows = {(row.file, row.consumer): row for certificate in reversed(found) for row in certificate.rows}
+    files = dict.fromkeys(row.file for certificate in found for row in certificate.rows)
+    return replace(found[0], rows=tuple(row for file in files for row in rows.values() if row.file == file))
 
 
 @contextmanager
@@ -175,8 +195,12 @@ def _remember(run: Run, files: Sequence[ExportedFile], certificate: Certificate 
     kept = {
         name: facts for name, facts in known.items() if name not in written and (run.folder.exports / name).exists()
     }
-    found = {} if certificate is None else {name: certificate.facts(name) for name in certificate.files}
+    found = {} if certificate is None else _facts(certificate)
     run.folder.write_facts({"certificate": kept | found})
+
+
+def _facts(certificate: Certificate) -> dict[str, dict[str, dict[str, object]]]:
+    return {row.file: certificate.facts(row.file) for row in certificate.rows}
 
 
 def _programs(output: OutputOptions) -> tuple[list[str], list[str]]:
