@@ -60,7 +60,7 @@ class Certifier(Observer):
             certificate = None
             try:
                 certificate = _certify(run, rounds, self._registry)
-                for file in chain.from_iterable(rounds):
+                for file in dict.fromkeys(chain.from_iterable(rounds)):
                     if file.path.suffix == ".safetensors":
                         write_certificate(file.path, certificate.facts(file.path.name))
             finally:
