@@ -275,3 +275,12 @@ def test_without_memory_it_is_a_warning(options, tmp_path, monkeypatch, caplog):
     run = train(BUNDLED, *options(tmp_path / "run"), *EPOCHS[:3], "method=lora")
     assert run.folder.read_facts()["certificate"] == {}
     assert caplog.text.count("not read back as other programs do: memory does not suffice") == 2
+
+
+def test_the_file_of_the_best_step_is_read_back(options, tmp_path):
+    apart = write_images(tmp_path / "apart", 4, sizes=[(128, 64)], caption="a photo of a zwx toy")[0].parent
+    measured = (f"validation.path={apart}", "validation.timesteps=1", "validation.every_steps=2")
+    run = train(BUNDLED, *options(tmp_path / "run"), *measured, "method=lora", ONE)
+    found = run.folder.read_facts()["certificate"]
+    assert found.keys() == {"thing-best.safetensors", "thing.safetensors"}
+    assert all("fault" not in rows["a1111"] for rows in found.values())
