@@ -190,7 +190,7 @@ def losses(run):
     return [json.loads(line)["loss"] for line in run.folder.metrics.read_text().splitlines()]
 
 
-ONE = "output.consumers=[a1111]"
+ONE, TWO = "output.consumers=[a1111]", "output.consumers=[a1111,diffusers]"
 FUSED = ("train.fused_backward=true", "train.max_grad_norm=0")
 EPOCHS = ("train.steps=null", "train.epochs=2", "save.every_epochs=1", "train.ema.decay=0.5", "train.ema.export=both")
 
@@ -198,7 +198,7 @@ EPOCHS = ("train.steps=null", "train.epochs=2", "save.every_epochs=1", "train.em
 @pytest.mark.parametrize(
     ("method", "more"),
     [
-        ("lora", ("lora.rank=4", "lora.dropout=0.3", "lora.module_dropout=0.3", "lora.text_encoder=true")),
+        ("lora", ("lora.rank=4", "lora.dropout=0.3", "lora.module_dropout=0.3", "lora.text_encoder=true", TWO)),
         (
             "dreambooth",
             ("save.dtype=fp32", *FUSED, ONE),
@@ -278,7 +278,9 @@ def test_without_memory_it_is_a_warning(options, tmp_path, monkeypatch, caplog):
 
 
 def test_the_file_of_the_best_step_is_read_back(options, tmp_path):
-    apart = write_images(tmp_path / "apart", 4, sizes=[(128, 64)], caption="a photo of a zwx toy")[0].parent
+    first, second, *_ = write_images(apart := tmp_path / "apart", 6, sizes=[(128, 64)], caption="a photo of a zwx toy")
+    first.unlink()  # these two are trained on
+    second.unlink()
     measured = (f"validation.path={apart}", "validation.timesteps=1", "validation.every_steps=2")
     run = train(BUNDLED, *options(tmp_path / "run"), *measured, "method=lora", ONE)
     found = run.folder.read_facts()["certificate"]
