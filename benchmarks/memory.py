@@ -85,7 +85,7 @@ def measure(name: str, words: tuple[str, ...], model: Path, work: Path) -> dict[
             "--overwrite",
         ]
         given += ["data.captions=class_text", "data.class_text=photo of zwx dog", "--name", "bench"]
-        env = os.environ | {"SDTUNE_CACHE_DIR": str(out / "cache")}
+        env = os.environ | {"SDTUNE_CACHE_DIR": str(work / "caches" / out.name)}
         command = [sys.executable, __file__, "--one", *given, *words]
         process = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if process.returncode:

@@ -74,8 +74,9 @@ class OutputOptions(Options):
     comment: str = ""
     """Written into the exported file's metadata."""
     certify: bool = True
-    """After the last step, read the files back as other programs do, and compare the answers with the trained model's;
-    it opens the base model a second time for that. What is found stands in the file's metadata."""
+    """Read every file back when it is written, as other programs do, and compare the answers with the trained model's.
+    Frozen parts of the model serve as the base; parts that are trained as a whole are opened once more. What is found
+    stands in the file's metadata and in `run.json`. A fault is told at once, and makes the run's end an error."""
     consumers: tuple[Consumer, ...] = ()
     """Programs the files must work in, of a1111, comfyui, kohya and diffusers: it is an error when one does not read
     them as trained. Empty: all are asked, and what a program cannot do by nature is a warning; but where a copy goes to

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdtune.errors import ModelError, Problems
+from sdtune.export.faults import FAULT, raise_if_faulty
 from sdtune.export.probe import Probe, ask, distances
 from sdtune.export.weights import compare_weights, file_changes
 from sdtune.formats.consumers.applying import applied, view_of
@@ -151,10 +151,7 @@ class Certificate:
         Raises:
             ModelError: Names program, key and reason, for each.
         """
-        problems = Problems(ModelError)
-        for row, fault in self.faults():
-            problems.add(f"{TITLES[row.consumer]} does not use {row.file} as trained: {fault}", hint=_HINT)
-        problems.raise_if_any()
+        raise_if_faulty({row.file: self.facts(row.file) for row in self.rows})
 
     def warnings(self) -> list[str]:
         """Name, for each file, the programs that by their nature cannot use it as trained."""
@@ -166,9 +163,10 @@ class Certificate:
             f"{file} works otherwise than trained in {', '.join(names)}; see the table" for file, names in found.items()
         ]
 
-    def facts(self, file: str) -> dict[str, object]:
-        """Give what is told of one file: program to its row."""
-        return {row.consumer: row.facts() for row in self.rows if row.file == file}
+    def facts(self, file: str) -> dict[str, dict[str, object]]:
+        """Give what is told of one file: program to its row, and what is wrong."""
+        wrong = {row.consumer: {FAULT: fault} for row, fault in self.faults() if row.file == file}
+        return {row.consumer: row.facts() | wrong.get(row.consumer, {}) for row in self.rows if row.file == file}
 
     def report(self, file: str) -> dict[str, object]:
         """Give everything found of one file, for a machine."""
@@ -199,9 +197,6 @@ class Certificate:
                 )
                 lines += [f"  {'':<18}  it takes the model to predict {row.predicts}"] if row.predicts else []
         return "\n".join(lines)
-
-
-_HINT = "the file is kept; docs/certificate.md tells the remedies"
 
 
 def certify(

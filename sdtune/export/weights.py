@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdtune.adapters import Adapter, Wrapper
+from sdtune.errors import is_out_of_memory
 from sdtune.formats.consumers.applying import named_layers
 from sdtune.models.quantize import QuantizedLinear
 
@@ -127,7 +128,9 @@ def compare_weights(
         try:
             right = wanted[target](weight) if target in wanted else weight
             error = float((found[target](weight) - right if target in found else weight - right).norm())
-        except (RuntimeError, ValueError, KeyError, IndexError):
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
             continue
         change = float((right - weight).norm())
         # a weight that nobody trained is in the file as stored, and in the models in fewer bits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -188,6 +188,16 @@ class DiffusionModel(nn.Module, ABC):
     @abstractmethod
     def is_loaded(self, part: Part) -> bool:
         """Tell whether a part is there."""
+
+    def lend(self, other: DiffusionModel, parts: Iterable[Part]) -> AbstractContextManager[None]:
+        """Give another object of the same base model those loaded parts that are still the base, once methods are out.
+
+        For as long as the context lasts they are out, and this model answers nothing; then it is as it was, with the
+        same modules and parameters. Parts that are trained as a whole, packed, or changed in any other way are not
+        given. The default gives none.
+        """
+        del other, parts
+        return nullcontext()
 
     @abstractmethod
     def part(self, part: Part) -> nn.Module:

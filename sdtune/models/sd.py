@@ -26,6 +26,7 @@ from sdtune.models.storage import StoredPart, open_storage
 from sdtune.models.targets import list_targets
 from sdtune.models.text_encoder import TextEncoder, check_counts, digest_reading
 from sdtune.models.tokenizer import find_tokenizer, open_tokenizer, tokenizer_files
+from sdtune.models.untouched import Loaded, lending
 from sdtune.models.whole import WholeModel
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class StableDiffusion(DiffusionModel):
             raise ModelError(f"{source.path} has no {' and no '.join(missing)}", hint=hint)
         self._leftover_notes = tuple(leftover_notes(stored))
         self._family = family
+        self._loaded: dict[Component, Loaded] = {}
         self.source = source
         self.family = family.name
         self._parameterization = read_parameterization(source.options, self._storage, family)
@@ -113,6 +115,7 @@ class StableDiffusion(DiffusionModel):
             module = make(self._stored(component), self._family, dtype=dtype, device=self.source.device)
             choose_attention(module, component, self.source.options.attention)
             self.add_module(component, module)
+            self._loaded[component] = Loaded(module, self._stored(component))
         if part == "text_encoder":
             for text in self._texts:
                 text.words.hook(self._token_embedding(text))
@@ -125,6 +128,11 @@ class StableDiffusion(DiffusionModel):
         if part == "vae":
             self._autoencoder.release()
         gc.collect()  # modules are full of reference cycles: without this the memory stays until some later collection
+
+    def lend(self, other: DiffusionModel, parts: Iterable[Part]) -> AbstractContextManager[None]:
+        """See `DiffusionModel.lend`."""
+        given = {part: self._family.components_of(part) for part in parts if self.is_loaded(part)}
+        return lending(given, self._loaded, other, [text.words for text in self._texts])
 
     def is_loaded(self, part: Part) -> bool:
         """See `DiffusionModel.is_loaded`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,7 @@ class Words:
         self._places: list[tuple[list[int], list[int]]] = []
         self._hooks: list[Any] = []
         self._ids: Tensor | None = None
+        self._are_lifted = False
 
     def replace(self, tokenizer: Any, embedding: nn.Embedding, vectors: Mapping[str, Tensor]) -> None:
         """Set the words.
@@ -56,6 +58,15 @@ class Words:
         if self._places:
             before = embedding.register_forward_pre_hook(self._keep_ids)
             self._hooks = [before, embedding.register_forward_hook(self._put_vectors)]
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Have no effect on the token embedding for as long as the context lasts."""
+        self._are_lifted = True
+        try:
+            yield
+        finally:
+            self._are_lifted = False
 
     def read(self, tokenizer: Any, caption: str, *, weighted: bool) -> list[list[Unit]]:
         """Give a caption's sections: its tokens, each word's vectors as one unit.
@@ -89,11 +100,15 @@ class Words:
         return [tokens[position]], [tokens[position]]
 
     def _keep_ids(self, embedding: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self._are_lifted:
+            return args
         self._ids = args[0]
         assert isinstance(embedding, nn.Embedding)
         return (args[0].clamp(max=embedding.num_embeddings - 1), *args[1:])
 
     def _put_vectors(self, embedding: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if self._are_lifted:
+            return output
         assert isinstance(embedding, nn.Embedding)
         assert self._ids is not None
         places = self._ids - embedding.num_embeddings

@@ -16,7 +16,7 @@ from sdtune.train.space import cache_modes, cached_bytes, disk_need
 from sdtune.train.step_times import StepTime, step_key, step_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor
 
@@ -154,9 +154,8 @@ def _phases(run: Run, footprint: Footprint, *, has_text_cache: bool) -> list[Pha
     if run.device.type == "cpu":
         copied = max(state_bytes(run.groups, options.train), trained["trained"])
         phases.append(Phase(name="saving", parts=resident | {"libraries": _LATER_BYTES, "a copy for the file": copied}))
-    if options.output.certify:
-        second = {"the base model again": sum(_whole(run, footprint).values()) + footprint.packed}
-        phases.append(Phase(name="reading the files back", parts=resident | second))
+    if options.output.certify and (opened := _opened(run, footprint, kept={"unet", *resident})):
+        phases.append(Phase(name="reading the files back", parts=resident | {"parts of the base model": opened}))
     return phases
 
 
@@ -181,15 +180,18 @@ def _widened(run: Run) -> int:
     return (sum(counts) if entry.is_joint else max(counts)) * (4 + 4 + state)
 
 
-def _whole(run: Run, footprint: Footprint) -> dict[str, int]:
-    """Give the weights that the certificate opens: as they were before anything was put into them or trained."""
-    parts: dict[str, int] = {
-        part: count for part, count in footprint.weights.items() if part != "vae" or _exports_whole(run)
-    }
-    for group in run.groups:
-        if not parts.get(group.part, 1):
-            parts[group.part] = _sum(group.params.values()) * run.model.source.dtype.itemsize // 4
-    return parts
+def _opened(run: Run, footprint: Footprint, kept: Collection[str]) -> int:
+    """Give the weights that the certificate opens: of parts that are not in memory as they are stored."""
+    is_packed, opened = run.model.source.options.quantize is not None, 0
+    for part, frozen in footprint.weights.items():
+        trained = [p for group in run.groups if group.part == part for p in group.params.values()]
+        is_whole = frozen < _sum(trained)
+        if part == "vae" and not _exports_whole(run):
+            continue
+        if is_whole or part.replace("_", " ") not in kept or (is_packed and part != "vae"):
+            numbers = sum(parameter.numel() for parameter in trained) if is_whole else 0
+            opened += frozen + numbers * run.model.source.dtype.itemsize
+    return opened + (footprint.packed if opened else 0)
 
 
 def _kept(run: Run, footprint: Footprint) -> dict[str, int]:

@@ -11,7 +11,7 @@ from sdtune.config.dump import dump
 from sdtune.errors import PlatformError, SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
 from sdtune.train.assembly import assemble, open_base, unpacked
-from sdtune.train.certification import certify_exports
+from sdtune.train.certification import Certifier
 from sdtune.train.clock import Clock
 from sdtune.train.device import set_up_torch
 from sdtune.train.drawing import draw_missing
@@ -230,27 +230,26 @@ class Launch:
     def _train(self, run: Run, *, joint: Joint | None) -> None:
         keep_freed_memory()
         set_up_torch(run.options.train, run.device)
+        certifier = Certifier(self.registry, self.screen.say)
         with self.state_kept(run.folder), using_threads(run.options.train.threads):
-            trainer = self._trained(run, joint)
+            trainer = self._trained(run, joint, certifier)
             if not self.ranks.is_first:
                 return
             files = trainer.export()
             delivered = [{"name": file.path.name, "kind": file.kind} for file in files if file.is_delivered]
             run.folder.write_facts({"files": delivered})
-            with trainer.shown_weights():
-                certificate = certify_exports(run, files, self.registry)
             report_memory(run)
         for text in (*(f"saved: {file.path}" for file in files), *trainer.verdict()):
             self.screen.say(text)
-        if certificate is not None:
-            self.screen.say(certificate.render())
-            for warning in certificate.warnings():
-                self.screen.say(f"warning: {warning}")
-            certificate.raise_if_faulty()
-        for text in deliver_finished(run):
-            self.screen.say(text)
+        for certificate in certifier.final:
+            for text in (certificate.render(), *(f"warning: {warning}" for warning in certificate.warnings())):
+                self.screen.say(text)
+        if not any(certificate.faults() for certificate in certifier.final):
+            for text in deliver_finished(run):
+                self.screen.say(text)
+        certifier.raise_if_faulty(run)
 
-    def _trained(self, run: Run, joint: Joint | None) -> Trainer:
+    def _trained(self, run: Run, joint: Joint | None, certifier: Certifier) -> Trainer:
         """Fill the caches and train."""
         folder = run.folder
         self.stop.check(folder.path)
@@ -260,7 +259,7 @@ class Launch:
         requests = preview_requests(run)
         source = self.open_source(run, requests)
         observers = _observers(run, self.registry, self.screen, requests) if self.ranks.is_first else ()
-        trainer = Trainer(run, source, observers, self.stop)
+        trainer = Trainer(run, source, [*observers, certifier], self.stop)
         if joint is not None:
             joint.restore(trainer)
             for line in joint.record() if self.ranks.is_first else ():

@@ -13,11 +13,11 @@ from sdtune.errors import PlatformError, is_out_of_memory
 from sdtune.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sdtune.train.choice import ValidationReport
-    from sdtune.train.run import Run
+    from sdtune.train.run import ExportedFile, Run
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,9 @@ class Observer:
 
     def on_validation(self, run: Run, report: ValidationReport) -> None:
         """Look at a measurement of held-out images: before the first step, when it is due, and after the last."""
+
+    def on_export(self, run: Run, step: int, files: Sequence[ExportedFile]) -> None:
+        """Look at files that were just written, the model with the weights they show; the last come after the end."""
 
     def on_end(self, run: Run, step: int) -> None:
         """Look at the run after its last step of this start."""

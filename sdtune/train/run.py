@@ -52,11 +52,13 @@ class ExportedFile:
         path: The file, or a folder.
         kind: What it is.
         is_delivered: `sdtune export` brings it to a webui.
+        suffix: What its name has after the run's, or a word's: `-000002` after an epoch, empty at the end.
     """
 
     path: Path
     kind: ArtifactKind
     is_delivered: bool
+    suffix: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -214,6 +216,7 @@ class Run:
                     path=write_artifact(artifact, info, folder, dtype=dtype, overwrite=True),
                     kind=artifact.kind,
                     is_delivered=artifact.is_delivered,
+                    suffix=suffix,
                 )
                 for artifact in self.method.export(self.model, info)
             ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from sdtune.train.info import OptimizerSnapshot
     from sdtune.train.inputs import InputSource
     from sdtune.train.observers import Observer
     from sdtune.train.run import ExportedFile, Run
@@ -187,11 +188,15 @@ class Trainer:
         optimizer = self._update.snapshot()
         live = []
         if self._update.exports_live_too:
-            live = [
-                replace(file, is_delivered=False) for file in self.run.export(self.step, f"{suffix}-live", optimizer)
-            ]
+            live = [replace(file, is_delivered=False) for file in self._write(f"{suffix}-live", optimizer)]
         with self.shown_weights():
-            return [*self.run.export(self.step, suffix, optimizer), *live]
+            return [*self._write(suffix, optimizer), *live]
+
+    def _write(self, suffix: str, optimizer: OptimizerSnapshot) -> list[ExportedFile]:
+        """Write the method's files from the weights as they are now, and show them to the observers."""
+        files = self.run.export(self.step, suffix, optimizer)
+        self._observers.notify("on_export", self.run, self.step, files)
+        return files
 
     def shown_weights(self) -> AbstractContextManager[None]:
         """Give the model the weights that files and pictures show."""
@@ -276,7 +281,7 @@ class Trainer:
         with self.shown_weights():
             report = choice.measure(self.step, self._check_stop)
             if choice.is_kept(report):
-                choice.keep(report, self.run.export(self.step, SUFFIX, optimizer) if is_first else ())
+                choice.keep(report, self._write(SUFFIX, optimizer) if is_first else ())
         if is_first:
             choice.write_facts()
         self._observers.notify("on_validation", self.run, report)

@@ -16,7 +16,7 @@ from sdtune.export.probe import Probe, ask, ask_loaded
 from sdtune.export.weights import file_changes
 from sdtune.formats.consumers.applying import applied, view_of
 from sdtune.formats.consumers.definition import read
-from sdtune.formats.consumers.reading import File
+from sdtune.formats.consumers.reading import File, Reading, Use
 from sdtune.models.architecture import FAMILIES
 from sdtune.models.sd import StableDiffusion
 from sdtune.testing.models import open_tiny
@@ -67,6 +67,15 @@ def test_a_rounded_file_passes(base, dtype):
         max(row.error for row in made.rows)
         < 0.5 * {4: 1e-2, 2: 2e-2 if dtype == torch.float16 else 5e-2}[dtype.itemsize]
     )
+
+
+def test_memory_that_is_used_up_is_no_fault_of_a_file(base):
+    def use_up(weight):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    use = Use(target="unet.conv_in.weight", keys=("key",), change=use_up)
+    with pytest.raises(torch.OutOfMemoryError), applied(base, [Reading(uses=[use])]):
+        ask(base, PROBE)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.9, 2.0])

@@ -1,6 +1,7 @@
-"""At the end of a run its files are read back as other programs do."""
+"""Whenever a run writes files they are read back as other programs do."""
 
 import json
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -13,10 +14,11 @@ import sdtune_hypernetwork
 import sdtune_lora
 import sdtune_lycoris
 import sdtune_textual_inversion
-from sdtune.errors import ModelError
+from sdtune.errors import ModelError, StoppedError
 from sdtune.testing.images import write_images
-from sdtune.testing.runner import command, train
+from sdtune.testing.runner import command, resume_training, train
 from sdtune.testing.tiny import tiny_model
+from sdtune_lora.method import LoraMethod
 
 BUNDLED = [sdtune_lora, sdtune_lycoris, sdtune_dreambooth, sdtune_textual_inversion, sdtune_hypernetwork]
 METHODS = {
@@ -60,7 +62,8 @@ def test_every_bundled_method_passes(method, options, tmp_path):
     run = train(BUNDLED, *options(tmp_path / "run"), f"method={method}", *METHODS[method])
     facts = run.folder.read_facts()
     assert facts["state"] == "done"
-    assert facts["certificate"].keys() == {file["name"] for file in facts["files"]}
+    forms = {path.name for path in run.folder.exports.iterdir() if path.suffix in {".pt", ".safetensors"}}
+    assert facts["certificate"].keys() == forms >= {file["name"] for file in facts["files"]}
     for rows in facts["certificate"].values():
         assert rows["a1111"]["used"] == rows["a1111"]["total"] > 0
         assert all(row["error"] is not None for row in rows.values() if "not_supported" not in row)
@@ -177,3 +180,109 @@ def test_verify_tells_it_on_the_command_line(options, tmp_path, capsys):
     assert command(BUNDLED, "verify", str(tmp_path / "no.safetensors"), "--model", model) == 2
     assert command(BUNDLED, "verify", str(path), "--model", "demo", "--for", "kohya") == 4
     assert "kohya (sd-scripts) does not use thing.safetensors as trained: refused" in capsys.readouterr().err
+
+
+def trained_weights(run):
+    return {name: parameter.detach().clone() for name, parameter in run.parameters().items()}
+
+
+def losses(run):
+    return [json.loads(line)["loss"] for line in run.folder.metrics.read_text().splitlines()]
+
+
+ONE, TWO = "output.consumers=[a1111]", "output.consumers=[a1111,diffusers]"
+FUSED = ("train.fused_backward=true", "train.max_grad_norm=0")
+EPOCHS = ("train.steps=null", "train.epochs=2", "save.every_epochs=1", "train.ema.decay=0.5", "train.ema.export=both")
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("lora", ("lora.rank=4", "lora.dropout=0.3", "lora.module_dropout=0.3", "lora.text_encoder=true", TWO)),
+        (
+            "dreambooth",
+            ("save.dtype=fp32", *FUSED, ONE),
+        ),
+        (
+            "textual_inversion",
+            ("textual_inversion.token=zwx", "textual_inversion.formats=[pt]", ONE),
+        ),
+        ("hypernetwork", ("hypernetwork.dropout=[0.0,0.3,0.0]", ONE)),
+    ],
+)
+def test_every_export_is_read_back_and_training_does_not_feel_it(method, more, options, tmp_path):
+    given = (*EPOCHS, f"method={method}", *more)
+    plain = train(BUNDLED, *options(tmp_path / "plain"), *given, "output.certify=false")
+    run = train(BUNDLED, *options(tmp_path / "run"), *given)
+    assert losses(run) == losses(plain)
+    weights = trained_weights(plain)
+    assert all(weights[name].equal(value) for name, value in trained_weights(run).items())
+    found = run.folder.read_facts()["certificate"]
+    assert found.keys() == {path.name for path in run.folder.exports.iterdir()}
+    assert {name.partition("-")[2].partition(".")[0] for name in found} == {"", "000001", "live", "000001-live"}
+    assert all("fault" not in row and row["used"] == row["total"] for rows in found.values() for row in rows.values())
+    assert [module.training for module in run.model.modules()] == [module.training for module in plain.model.modules()]
+
+
+@pytest.fixture
+def wrong_at_first(monkeypatch):
+    """Let LoRA's first file have the wrong alphas."""
+    export = LoraMethod.export
+
+    def faulty(self, model, run):
+        for artifact in export(self, model, run):
+            factor = 2 if run.suffix == "-000001" else 1
+            wrong = {name: t * factor if name.endswith("alpha") else t for name, t in artifact.tensors.items()}
+            yield replace(artifact, tensors=wrong)
+
+    monkeypatch.setattr(LoraMethod, "export", faulty)
+
+
+FAULT = "A1111 does not use thing-000001.safetensors as trained: another effect than trained"
+
+
+@pytest.mark.usefixtures("wrong_at_first")
+def test_a_fault_is_told_at_once_and_again_at_the_end(options, tmp_path, capsys):
+    (tmp_path / "ui").mkdir()
+    given = (*options(tmp_path / "run"), *EPOCHS[:3], "method=lora", f"output.webui_dir={tmp_path / 'ui'}")
+    assert command(BUNDLED, "train", *given, ONE, "log.check=false") == 4
+    said = capsys.readouterr().err
+    at_once, _, at_the_end = said.partition("saved: ")
+    assert "read back: 0 of 1 programs good, thing-000001.safetensors" in at_once
+    assert FAULT in at_once
+    assert FAULT in at_the_end
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts["state"] == "done"
+    assert "another effect" in facts["certificate"]["thing-000001.safetensors"]["a1111"]["fault"]
+    assert "fault" not in facts["certificate"]["thing.safetensors"]["a1111"]
+    assert [path.name for path in (tmp_path / "ui").rglob("*.safetensors")] == ["thing.safetensors"]
+
+
+@pytest.mark.usefixtures("wrong_at_first")
+def test_a_resumed_run_remembers_the_fault(options, tmp_path):
+    given = (*options(tmp_path / "run"), *EPOCHS[:3], "method=lora", ONE)
+    with pytest.raises(StoppedError):
+        train(BUNDLED, *given, stop_after=1)
+    with pytest.raises(ModelError, match=FAULT):
+        resume_training(BUNDLED, tmp_path / "run")
+
+
+def test_without_memory_it_is_a_warning(options, tmp_path, monkeypatch, caplog):
+    def use_up(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("sdtune.export.certificate.certify", use_up)
+    run = train(BUNDLED, *options(tmp_path / "run"), *EPOCHS[:3], "method=lora")
+    assert run.folder.read_facts()["certificate"] == {}
+    assert caplog.text.count("not read back as other programs do: memory does not suffice") == 2
+
+
+def test_the_file_of_the_best_step_is_read_back(options, tmp_path):
+    first, second, *_ = write_images(apart := tmp_path / "apart", 6, sizes=[(128, 64)], caption="a photo of a zwx toy")
+    first.unlink()  # these two are trained on
+    second.unlink()
+    measured = (f"validation.path={apart}", "validation.timesteps=1", "validation.every_steps=2")
+    run = train(BUNDLED, *options(tmp_path / "run"), *measured, "method=lora", ONE)
+    found = run.folder.read_facts()["certificate"]
+    assert found.keys() == {"thing-best.safetensors", "thing.safetensors"}
+    assert all("fault" not in rows["a1111"] for rows in found.values())

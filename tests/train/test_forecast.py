@@ -1,6 +1,7 @@
 """Forecasts of memory, disk and time, against what tensors, optimizers and runs really take."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import sdtune_textual_inversion
 from sdtune.config.compose import load
 from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
+from sdtune.testing.models import open_tiny
 from sdtune.testing.runner import command, train
 from sdtune.testing.tiny import tiny_model, tiny_sd1
 from sdtune.train.assembly import assemble
@@ -193,3 +195,26 @@ def test_a_smaller_batch_saves_what_a_forecast_says(words, tmp_path):
     assert saving(run, {"train.batch_size": "2", "train.gradient_accumulation": "2"}) > 0
     assert run.options.train.batch_size == 4
     assert saving(run, {"data.resolution": "32"}) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "opened"),
+    [
+        (("data.cache.text=off",), ()),
+        (("lora.text_encoder=true",), ()),
+        ((), ("text_encoder",)),
+        (("data.cache.text=off", "model.quantize=int8"), ("unet", "text_encoder")),
+        (("method=dreambooth",), ("unet", "vae", "text_encoder")),
+    ],
+    ids=["cached not", "trained", "cached", "packed", "whole"],
+)
+def test_the_certificate_opens_what_is_not_in_memory_as_stored(words, tmp_path, more, opened):
+    registry = Registry.from_plugins([sdtune_lora, sdtune_dreambooth])
+    given = [*words[:-2], *([] if "method=dreambooth" in more else words[-2:]), *more, "output.certify=true"]
+    run = assemble(load(registry, overrides=given), registry, RunFolder(tmp_path / "out"))
+    phases = {phase.name: phase.parts for phase in make_forecast(run).phases}
+    whole = open_tiny(next(Path(word[11:]) for word in words if word.startswith("model.path")), "sd1", parts=opened)
+    size = sum(tensor.nbytes for tensor in (*whole.parameters(), *whole.buffers()))
+    found = phases.get("reading the files back", {}).get("parts of the base model", 0)
+    assert found == pytest.approx(size, rel=0.001)

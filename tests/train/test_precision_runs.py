@@ -78,7 +78,8 @@ def same(first, second):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("choice", ["train.weights=bf16", "train.precision=fp16"])
 def test_every_method_trains_in_few_bits(tmp_path, options, method, choice):
-    train(PLUGINS, *options(tmp_path / "out", method, choice, "output.certify=true", "save.dtype=fp32"))
+    run = train(PLUGINS, *options(tmp_path / "out", method, choice, "output.certify=true", "save.dtype=fp32"))
+    assert run.folder.read_facts()["certificate"]
     assert all(math.isfinite(loss) for loss in losses(tmp_path / "out"))
     wanted = torch.bfloat16 if choice.endswith("bf16") else torch.float32
     assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {wanted}
@@ -140,6 +141,7 @@ def test_adapters_train_over_a_packed_base_and_do_elsewhere_what_they_do_here(tm
     run = train(PLUGINS, *options(tmp_path / "out", method, *more))
     assert all(math.isfinite(loss) for loss in losses(tmp_path / "out"))
     assert f"linear layers in {form}" in run.model.describe()
+    assert run.folder.read_facts()["certificate"]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from sdtune.errors import is_out_of_memory
 from sdtune.formats.consumers.reading import BaseView, NeverError, first_lines
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class _Swap:
                 reading.unknown |= dict.fromkeys(use.keys, str(error))
                 continue
             except (RuntimeError, ValueError, KeyError, IndexError) as error:
+                if is_out_of_memory(error):
+                    raise
                 reading.skip(use.keys, f"it cannot be applied: {first_lines(error)}")
                 continue
             self._kept.setdefault(leaf, weight)

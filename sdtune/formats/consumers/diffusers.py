@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdtune.errors import ModelError
+from sdtune.errors import ModelError, is_out_of_memory
 from sdtune.formats.consumers.adapters import ALGORITHMS, DORA, LOW_RANK, find_algorithm, keys_of, kohya_names
 from sdtune.formats.consumers.applying import named_layers, text_encoders
 from sdtune.formats.consumers.embeddings import take_vectors, tensors_in, widths
@@ -59,6 +59,8 @@ def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading
         with _quiet():
             pipeline.load_lora_weights(dict(file.tensors), adapter_name=_ADAPTER)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         reading.refused = first_lines(error)
         return reading
     else:
