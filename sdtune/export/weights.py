@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdtune.adapters import Adapter, Wrapper
+from sdtune.adapters import WeightChange, Wrapper
 from sdtune.formats.consumers.applying import named_layers
 from sdtune.models.quantize import QuantizedLinear
 
@@ -56,7 +56,7 @@ def trained_changes(model: DiffusionModel, *, is_whole: bool) -> dict[str, Chang
     inside = tuple(f"{path}." for path, layer in layers.items() if isinstance(layer, Wrapper))
     for path, layer in layers.items():
         holds_weight = "weight" in layer._parameters or isinstance(layer, QuantizedLinear)
-        if isinstance(layer, Adapter):
+        if isinstance(layer, WeightChange):
             found |= {f"{path}.weight": _adapted(layer)}
             if layer.bias is not None:
                 found |= {f"{path}.bias": _adapted_bias(layer)}
@@ -68,11 +68,11 @@ def trained_changes(model: DiffusionModel, *, is_whole: bool) -> dict[str, Chang
     return found
 
 
-def _adapted(layer: Adapter) -> Change:
+def _adapted(layer: WeightChange) -> Change:
     return lambda weight: layer.weight.float() + layer.delta_weight()
 
 
-def _adapted_bias(layer: Adapter) -> Change:
+def _adapted_bias(layer: WeightChange) -> Change:
     def change(bias: Tensor) -> Tensor:
         delta = layer.delta_bias()
         return bias if delta is None else bias + delta

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sdtune.api import DiffusionModel, ParamGroup, Part, RunInfo
     from sdtune_lycoris.config import TrainedParts
 
-KEPT = (".alpha",)
+# Magnitudes and gains act on the whole weight: rounded, they would be felt beside a change that is small against it.
+KEPT = (".alpha", ".dora_scale", ".rescale")
 
 
 class LycorisMethod(Method[LycorisOptions]):
