@@ -12,7 +12,7 @@ import torch
 from sdtune.errors import ModelError, Problems
 from sdtune.export.probe import Probe, ask, distances
 from sdtune.export.row import MOST_ROUNDING, Row
-from sdtune.export.weights import compare_weights, file_changes, measure_rounding
+from sdtune.export.weights import Trained, compare_layers, compare_weights, file_changes, measure_rounding
 from sdtune.formats.consumers.applying import applied, view_of
 from sdtune.formats.consumers.reading import File, Reading, Use
 from sdtune.formats.consumers.table import AS_MEANT, CONSUMERS, DEFINITION, TITLES
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.export.weights import Changes, WeightError
+    from sdtune.export.weights import WeightError
     from sdtune.formats.consumers.reading import BaseView, Reader
     from sdtune.models.base import DiffusionModel
 
@@ -144,7 +144,7 @@ def certify(
     probe: Probe,
     *,
     trained: Answers | None,
-    weights: Changes | None = None,
+    weights: Trained | None = None,
     chosen: Sequence[str] = (),
     asked: Sequence[str] = (),
 ) -> Certificate:
@@ -155,8 +155,7 @@ def certify(
         base: The base model, untouched, with `probe.parts` loaded; it is so again afterwards.
         probe: What is asked.
         trained: The trained model's answers; None: those of the file as it was meant.
-        weights: The trained model's weights, as changes of the base model's; None: not compared with `trained`, else
-            those of the file as it was meant.
+        weights: The trained model's layers; None: not compared with `trained`, else with the file as it was meant.
         chosen: Programs the files must work in.
         asked: Programs to ask; empty: the chosen ones, or all where none is chosen.
     """
@@ -172,7 +171,7 @@ def certify(
     meant = read(DEFINITION)
     wanted = meant[1] if trained is None else trained
     if trained is None and wanted is not None:
-        weights = file_changes(meant[0])
+        weights = Trained(changes=file_changes(meant[0]))
     rounding = measure_rounding(base, files, view) if weights is not None else {}
     scale = None
     if wanted is not None:
@@ -182,7 +181,10 @@ def certify(
     def judge(name: str, readings: list[Reading], answers: Answers | None) -> list[Row]:
         found = None
         if answers is not None and weights is not None:
-            found = compare_weights(base, file_changes(readings), weights, rounding)
+            found = compare_weights(base, file_changes(readings), weights.changes, rounding)
+            if weights.layers:
+                layers = compare_layers(base, readings, weights.layers)
+                found = max((found or layers, layers), key=lambda error: (error.is_wrong, error.error))
         error, is_wrong = (None, False) if answers is None or scale is None else scale.judge(answers)
         is_wrong = is_wrong or (found is not None and found.is_wrong)
         judged = zip(files, readings, strict=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from sdtune.adapters import WeightChange, Wrapper
-from sdtune.formats.consumers.applying import named_layers
+from sdtune.formats.consumers.applying import applied, named_layers
 from sdtune.formats.consumers.table import DEFINITION
 from sdtune.models.quantize import QuantizedLinear
 from sdtune.randomness import derive_generator
@@ -17,7 +19,7 @@ from sdtune.randomness import derive_generator
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from sdtune.formats.consumers.reading import BaseView, Change, File, Reading
     from sdtune.models.base import DiffusionModel
@@ -47,17 +49,31 @@ class WeightError:
     is_wrong: bool = False
 
 
-def trained_changes(model: DiffusionModel, *, is_whole: bool) -> dict[str, Change]:
-    """Give the weights of a trained model, as changes of the base model's; what is not asked for costs nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What files must make of the base model's layers.
+
+    Attributes:
+        changes: Weight, as `Use.target`, to what becomes of it.
+        layers: Path to what stands in a layer's place and is no weight, such as a network before it.
+    """
+
+    changes: Changes
+    layers: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+def trained_layers(model: DiffusionModel, *, is_whole: bool) -> Trained:
+    """Give the layers of a trained model; what is not asked for costs nothing.
 
     Args:
         model: The model, in eval mode.
         is_whole: Give all weights; else those of layers with an adapter.
 
     Returns:
-        Target to change. One that raises KeyError stands for a layer that a method replaced by one of its own kind.
+        The layers. A change that raises KeyError stands for a layer that a method replaced by one of its own kind.
     """
     found: dict[str, Change] = {}
+    replaced: dict[str, nn.Module] = {}
     layers = dict(named_layers(model))
     inside = tuple(f"{path}." for path, layer in layers.items() if isinstance(layer, Wrapper))
     for path, layer in layers.items():
@@ -68,10 +84,11 @@ def trained_changes(model: DiffusionModel, *, is_whole: bool) -> dict[str, Chang
                 found |= {f"{path}.bias": _adapted_bias(layer)}
         elif not holds_weight:  # a block, which no file names, or a change that tells no weights
             found |= {f"{path}.{leaf}": _untold for leaf in ("weight", "bias")}
+            replaced |= {path: layer} if isinstance(layer, Wrapper) else {}
         elif is_whole and not path.startswith(inside):
             for leaf, parameter in layer.named_parameters(recurse=False):
                 found[f"{path}.{leaf}"] = _whole(parameter)
-    return found
+    return Trained(changes=found, layers=replaced)
 
 
 def _adapted(layer: WeightChange) -> Change:
@@ -188,6 +205,43 @@ def compare_weights(
                 worst = WeightError(target=target, error=relative)
         is_wrong |= is_bad
     return WeightError(target=worst.target, error=worst.error, is_wrong=is_wrong) if count else None
+
+
+@torch.no_grad()
+def compare_layers(base: DiffusionModel, readings: Sequence[Reading], wanted: Mapping[str, nn.Module]) -> WeightError:
+    """Ask layers that no weight describes one by one, in float32.
+
+    Args:
+        base: The base model.
+        readings: What a program makes of the files.
+        wanted: Path to what stands in a layer's place.
+
+    Returns:
+        The greatest error of a linear layer's answer over its change.
+    """
+    worst = WeightError()
+    layers = {path: layer for path, layer in named_layers(base) if path in wanted and isinstance(layer, nn.Linear)}
+    questions = {path: _question(path, layer) for path, layer in layers.items()}
+    plain = {path: _answer(layer, questions[path]) for path, layer in layers.items()}
+    with applied(base, readings):
+        found = {path: _answer(layer, questions[path]) for path, layer in layers.items()}
+    for path in layers:
+        right = _answer(wanted[path], questions[path])
+        error, change = float((found[path] - right).norm()), float((right - plain[path]).norm())
+        is_bad = not error <= _TOLERANCE * change + _COMPUTED * float(right.norm())
+        relative = error / change if change else float(error > 0)
+        if (is_bad, relative) > (worst.is_wrong, worst.error):
+            worst = WeightError(target=path, error=relative, is_wrong=is_bad)
+    return worst
+
+
+def _question(path: str, layer: nn.Linear) -> Tensor:
+    return torch.randn(8, layer.in_features, generator=derive_generator(0, "probe", path)).to(layer.weight.device)
+
+
+def _answer(layer: nn.Module, x: Tensor) -> Tensor:
+    answer: Tensor = deepcopy(layer).float()(x)
+    return answer
 
 
 _UNCOMPUTED = (RuntimeError, ValueError, KeyError, IndexError)

@@ -37,7 +37,7 @@ def certify_exports(run: Run, files: Sequence[ExportedFile], registry: Registry)
     """
     from sdtune.export.certificate import FAMILIES, READABLE, certify, write_certificate
     from sdtune.export.probe import Probe, ask_loaded
-    from sdtune.export.weights import trained_changes
+    from sdtune.export.weights import trained_layers
     from sdtune.formats.consumers.reading import open_file
 
     delivered = [file for file in files if file.is_delivered and file.path.suffix in READABLE]
@@ -53,7 +53,7 @@ def certify_exports(run: Run, files: Sequence[ExportedFile], registry: Registry)
         with run.model.stored_weights():  # as in the programs that will use the files
             if run.method.is_whole_in_files():
                 trained = ask_loaded(run.model, probe)
-                weights = trained_changes(run.model, is_whole=has_vae)
+                weights = trained_layers(run.model, is_whole=has_vae)
             base = open_base(unpacked(run.options), registry)
             for part in probe.parts:
                 base.load(part)
