@@ -134,6 +134,17 @@ def test_what_is_a_fault(change, is_chosen, fault):
     assert Row(**GOOD | change).fault(is_chosen=is_chosen) == fault
 
 
+def test_beside_the_table_a_file_is_named_once():
+    skipping = Row(**GOOD | {"skipped": {"a": "why", "b": "why", "c": "why"}})
+    rows = (skipping, Row(**GOOD | {"consumer": "comfyui", "refused": "no"}), Row(**GOOD | {"consumer": "kohya"}))
+    with pytest.raises(ModelError) as caught:
+        Certificate(rows=rows).raise_beside_table()
+    assert [problem.message for problem in caught.value.problems] == [
+        "zwx.safetensors does not work as trained in A1111, ComfyUI; see the table",
+        "A1111 also skips b, c",
+    ]
+
+
 def test_the_table_says_it_in_words():
     rows = (Row(**GOOD), Row(**GOOD | {"consumer": "diffusers", "unsupported": "it has none", "error": None}))
     assert Certificate(rows=rows, effect=0.123).render().splitlines() == [
