@@ -28,12 +28,12 @@ class Wrapper(nn.Module):
         base: The layer.
     """
 
-    base: nn.Linear | nn.Conv2d | Wrapper
+    base: nn.Linear | nn.Conv2d | nn.LayerNorm | nn.GroupNorm | Wrapper
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
-        if not isinstance(base, nn.Linear | nn.Conv2d | Wrapper):
-            raise TypeError(f"an adapter acts on a Linear or a Conv2d, not on {type(base).__name__}")
+        if not isinstance(base, nn.Linear | nn.Conv2d | nn.LayerNorm | nn.GroupNorm | Wrapper):
+            raise TypeError(f"nothing can stand in the place of a {type(base).__name__}")
         self.base = base
 
     @property
@@ -47,7 +47,38 @@ class Wrapper(nn.Module):
         return self.base.bias
 
 
-class Adapter(Wrapper, ABC):
+class WeightChange(Wrapper, ABC):
+    """A trained change of a frozen layer, standing in its place, that tells which weight and bias it makes.
+
+    Attributes:
+        base: The layer, frozen.
+
+    Raises:
+        ConfigError: Another method stands in the layer's place already.
+    """
+
+    base: nn.Linear | nn.Conv2d | nn.LayerNorm | nn.GroupNorm
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        if isinstance(base, Wrapper):
+            raise ConfigError(
+                "two methods act on the same layers",
+                where="method",
+                hint="choose one, or name the one that changes weights first",
+            )
+        base.requires_grad_(False)
+
+    @abstractmethod
+    def delta_weight(self) -> Tensor:
+        """Compute what is added to the frozen weight: its shape, float32."""
+
+    def delta_bias(self) -> Tensor | None:
+        """Compute what is added to the frozen bias, (out,) float32; the default is None, nothing."""
+        return None
+
+
+class Adapter(WeightChange):
     """A trained change of a frozen Linear or Conv2d, standing in its place.
 
     Attributes:
@@ -60,24 +91,11 @@ class Adapter(Wrapper, ABC):
     base: nn.Linear | nn.Conv2d
 
     def __init__(self, base: nn.Module) -> None:
-        super().__init__(base)
-        if isinstance(base, Wrapper):
-            raise ConfigError(
-                "two methods act on the same layers",
-                where="method",
-                hint="choose one, or name the one that changes weights first",
-            )
+        if not isinstance(base, nn.Linear | nn.Conv2d | Wrapper):
+            raise TypeError(f"an adapter acts on a Linear or a Conv2d, not on {type(base).__name__}")
         if isinstance(base, nn.Conv2d) and not (base.groups == 1 and base.padding_mode == "zeros"):
             raise TypeError("an adapter acts on convolutions with one group, padded by zeros")
-        base.requires_grad_(False)
-
-    @abstractmethod
-    def delta_weight(self) -> Tensor:
-        """Compute what is added to the frozen weight: its shape, float32."""
-
-    def delta_bias(self) -> Tensor | None:
-        """Compute what is added to the frozen bias, (out,) float32; the default is None, nothing."""
-        return None
+        super().__init__(base)
 
 
 def match_targets(targets: Iterable[Target], rules: Sequence[Rule]) -> list[tuple[Target, Rule | None]]:

@@ -15,7 +15,15 @@ from sdtune.randomness import derive_generator, derive_seed
 from sdtune.specs import FamilySpec, MethodSpec, TaggerSpec
 
 if TYPE_CHECKING:
-    from sdtune.adapters import Adapter, Wrapper, attach_adapters, detach_adapters, match_targets, merge_adapters
+    from sdtune.adapters import (
+        Adapter,
+        WeightChange,
+        Wrapper,
+        attach_adapters,
+        detach_adapters,
+        match_targets,
+        merge_adapters,
+    )
     from sdtune.data.types import ImageRecord, Subset
     from sdtune.export.artifact import AnyArtifact, Artifact, BytesArtifact, FolderArtifact, PickledArtifact
     from sdtune.export.pickled import encode_pickled
@@ -54,6 +62,7 @@ _LAZY = {
     "Subset": "sdtune.data.types",
     "Target": "sdtune.models.base",
     "ValidationReport": "sdtune.train.choice",
+    "WeightChange": "sdtune.adapters",
     "Wrapper": "sdtune.adapters",
     "attach_adapters": "sdtune.adapters",
     "detach_adapters": "sdtune.adapters",
@@ -107,6 +116,7 @@ __all__ = [
     "Target",
     "TargetRule",
     "ValidationReport",
+    "WeightChange",
     "Wrapper",
     "attach_adapters",
     "derive_generator",

@@ -41,7 +41,7 @@ def verify(ctx: click.Context, file: Path, model: str, consumers: tuple[Consumer
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else certificate.render())
     for warning in certificate.warnings():
         click.echo(f"warning: {warning}", err=True)
-    certificate.raise_if_faulty()
+    certificate.raise_beside_table()
 
 
 def _certify(file: Path, path: str, consumers: tuple[Consumer, ...], registry: Registry) -> Certificate:

@@ -30,6 +30,11 @@ class Rates:
         index = bisect_right(self.ends, step)
         return self.values[index] if index < len(self.values) else 0.0
 
+    def __str__(self) -> str:
+        """Write them so that `parse_rates` reads them, with 6 digits."""
+        ends = ("" if end == math.inf else f":{int(end)}" for end in self.ends)
+        return ", ".join(f"{float(f'{value:.6g}')}{end}" for value, end in zip(self.values, ends, strict=True))
+
     @property
     def length(self) -> float:
         """Steps until the last rate ends: `math.inf` when it lasts."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from sdtune.export.faults import FAULT, raise_if_faulty
+from sdtune.errors import ModelError, Problems
+from sdtune.export.faults import FAULT, REMEDY, raise_if_faulty
 from sdtune.export.probe import Probe, ask, distances
-from sdtune.export.weights import compare_weights, file_changes
+from sdtune.export.row import MOST_ROUNDING, Row
+from sdtune.export.weights import Trained, compare_layers, compare_weights, file_changes, measure_rounding
 from sdtune.formats.consumers.applying import applied, view_of
 from sdtune.formats.consumers.reading import File, Reading, Use
 from sdtune.formats.consumers.table import AS_MEANT, CONSUMERS, DEFINITION, TITLES
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.export.weights import Changes, WeightError
+    from sdtune.export.weights import WeightError
     from sdtune.formats.consumers.reading import BaseView, Reader
     from sdtune.models.base import DiffusionModel
 
@@ -35,95 +37,10 @@ METADATA_KEY = "sdtune.certificate"
 # Error over the change of the answer that a correct reading may show. A number keeps 24, 11 or 8 bits, and a low-rank
 # product of rounded factors is off by a few of its last ones: measured 4e-6, 1e-4 to 8e-4, and 1e-3. A scale that is
 # wrong by a tenth is beyond each of them.
-_TOLERANCE = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+_TOLERANCE = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: MOST_ROUNDING}
 # Beside it an error may be a few times what rounding alone does to the answer, which is measured: see `_rounded`.
 _NOISES = 1.5
 _HIDES = 0.25  # in a change less than four times the noise, half of it could be missing and not be seen
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One file in one program.
-
-    Attributes:
-        consumer: Name of the program.
-        file: Name of the file.
-        used: Keys that have an effect, or need none.
-        total: Keys of the file.
-        skipped: Key to reason.
-        unknown: Key to reason, for what the program knows nothing of by nature.
-        refused: Why it is not loaded; empty when it is.
-        unsupported: Why such files are never loaded; empty when they are.
-        weakness: Why the program, by its nature, may do something else with such files; empty when it does not.
-        mistake: What it takes the file for, and it is not; empty when it makes no mistake.
-        predicts: Of a checkpoint: what it takes the model to predict, and how it knows.
-        error: Greatest error over the change of the answer; None when it was not compared.
-        weights: Greatest error over the change of a weight; None when no weights were compared.
-        is_wrong: One of them is more than rounding.
-    """
-
-    consumer: str
-    file: str
-    used: int
-    total: int
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    unknown: Mapping[str, str] = field(default_factory=dict)
-    refused: str = ""
-    unsupported: str = ""
-    weakness: str = ""
-    mistake: str = ""
-    predicts: str = ""
-    error: float | None = None
-    weights: WeightError | None = None
-    is_wrong: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """Say in a few words how the file fares."""
-        if self.refused or self.unsupported:
-            return f"refused: {self.refused}" if self.refused else f"not supported: {self.unsupported}"
-        if self.skipped:
-            return f"{len(self.skipped)} skipped: {_first(self.skipped)}"
-        if self.unknown:
-            return f"in part: {_first(self.unknown)}"
-        if self.is_otherwise:
-            return f"wrong by nature: {self.weakness}" if self.weakness else self.mistake or self._effect
-        if self.error is None:
-            return "good, no effect to compare"
-        # an error beyond all tolerances stands in the noise, which rounding alone makes: see `_Scale.judge`
-        return "good" if self.error <= max(_TOLERANCE.values()) else "good: so much is rounding"
-
-    @property
-    def is_otherwise(self) -> bool:
-        """Whether it computes, or takes the file for, something else."""
-        return self.is_wrong or bool(self.mistake)
-
-    @property
-    def is_natural(self) -> bool:
-        """Whether what is wrong lies in the program's nature, so that no exporter could do better."""
-        if self.refused or self.skipped:
-            return False
-        return bool(self.unsupported or self.unknown or (self.weakness and self.is_otherwise))
-
-    @property
-    def _effect(self) -> str:
-        where = f": {self.weights.target}" if self.weights is not None and self.weights.is_wrong else ""
-        return f"another effect than trained{where}"
-
-    def fault(self, *, is_chosen: bool) -> str:
-        """Say what is wrong; empty when nothing is. What a program never knew is wrong only where it was chosen."""
-        if self.is_natural:
-            return self.verdict if is_chosen else ""
-        return self.verdict if self.refused or self.skipped or self.is_otherwise else ""
-
-    def facts(self) -> dict[str, object]:
-        """Give what is written into the file."""
-        if self.unsupported:
-            return {"not_supported": self.unsupported}
-        errors = {"error": self.error, "weights": None if self.weights is None else self.weights.error}
-        rounded = {name: None if error is None else float(f"{error:.2g}") for name, error in errors.items()}
-        predicts = {"predicts": self.predicts} if self.predicts else {}
-        return {"used": self.used, "total": self.total, **rounded, **predicts}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +69,23 @@ class Certificate:
             ModelError: Names program, key and reason, for each.
         """
         raise_if_faulty({row.file: self.facts(row.file) for row in self.rows})
+
+    def raise_beside_table(self) -> None:
+        """Refuse such a file where the table was shown: it has said what is wrong, and each program is named alone.
+
+        Raises:
+            ModelError: Names the programs of each file; with several skipped keys, those that the table does not show.
+        """
+        problems, found = Problems(ModelError), self.faults()
+        for file in dict.fromkeys(row.file for row, _ in found):
+            names = ", ".join(TITLES[row.consumer] for row, _ in found if row.file == file)
+            problems.add(f"{file} does not work as trained in {names}; see the table", hint=REMEDY)
+        for row, _ in found:
+            if len(row.skipped) > 1:
+                rest = sorted(row.skipped)[1:]
+                more = f" and {len(rest) - _SHOWN} more" if len(rest) > _SHOWN else ""
+                problems.add(f"{TITLES[row.consumer]} also skips {', '.join(rest[:_SHOWN])}{more}")
+        problems.raise_if_any()
 
     def warnings(self) -> list[str]:
         """Name, for each file, the programs that by their nature cannot use it as trained."""
@@ -199,13 +133,16 @@ class Certificate:
         return "\n".join(lines)
 
 
+_SHOWN = 3
+
+
 def certify(
     files: Sequence[File],
     base: DiffusionModel,
     probe: Probe,
     *,
     trained: Answers | None,
-    weights: Changes | None = None,
+    weights: Trained | None = None,
     chosen: Sequence[str] = (),
     asked: Sequence[str] = (),
 ) -> Certificate:
@@ -216,8 +153,7 @@ def certify(
         base: The base model, untouched, with `probe.parts` loaded; it is so again afterwards.
         probe: What is asked.
         trained: The trained model's answers; None: those of the file as it was meant.
-        weights: The trained model's weights, as changes of the base model's; None: not compared with `trained`, else
-            those of the file as it was meant.
+        weights: The trained model's layers; None: not compared with `trained`, else with the file as it was meant.
         chosen: Programs the files must work in.
         asked: Programs to ask; empty: the chosen ones, or all where none is chosen.
     """
@@ -233,7 +169,8 @@ def certify(
     meant = read(DEFINITION)
     wanted = meant[1] if trained is None else trained
     if trained is None and wanted is not None:
-        weights = file_changes(meant[0])
+        weights = Trained(changes=file_changes(meant[0]))
+    rounding = measure_rounding(base, files, view) if weights is not None else {}
     scale = None
     if wanted is not None:
         with applied(base, [_rounded(view, _coarsest(files, base.source.dtype))]):
@@ -242,9 +179,10 @@ def certify(
     def judge(name: str, readings: list[Reading], answers: Answers | None) -> list[Row]:
         found = None
         if answers is not None and weights is not None:
-            found = compare_weights(
-                base, file_changes(readings), weights, tolerance=_tolerance(files), rounding=_rounding(files)
-            )
+            found = compare_weights(base, file_changes(readings), weights.changes, rounding)
+            if weights.layers:
+                layers = compare_layers(base, readings, weights.layers)
+                found = max((found or layers, layers), key=lambda error: (error.is_wrong, error.error))
         error, is_wrong = (None, False) if answers is None or scale is None else scale.judge(answers)
         is_wrong = is_wrong or (found is not None and found.is_wrong)
         judged = zip(files, readings, strict=True)
@@ -329,15 +267,6 @@ def _tolerance(files: Sequence[File]) -> float:
     return max(_TOLERANCE[_narrowest(file)] for file in files)
 
 
-def _rounding(files: Sequence[File]) -> float:
-    """Give how much of a weight rounding may be: of whole weights, or less than float16 shows of a weight."""
-    return torch.finfo(_coarsest(files, torch.float16)).eps / (1 if _holds_model(files) else 4)
-
-
-def _holds_model(files: Sequence[File]) -> bool:
-    return any(file.kind == "checkpoint" for file in files)
-
-
 def _coarsest(files: Sequence[File], computed: torch.dtype) -> torch.dtype:
     """Give the dtype of fewest bits that whole weights are held in: the model's, or a checkpoint's."""
     dtypes = [computed, *(_narrowest(file) for file in files if file.kind == "checkpoint")]
@@ -382,11 +311,6 @@ def write_certificate(path: Path, facts: Mapping[str, object]) -> None:
         new.write(len(text).to_bytes(8, "little") + text)
         while chunk := old.read(1 << 24):
             new.write(chunk)
-
-
-def _first(reasons: Mapping[str, str]) -> str:
-    key, reason = next(iter(sorted(reasons.items())))
-    return f"{key} ({reason})"
 
 
 def _percent(value: float) -> str:

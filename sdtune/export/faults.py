@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Told = Mapping[str, Mapping[str, Mapping[str, object]]]
 
 FAULT = "fault"
-_HINT = "the file is kept; docs/certificate.md tells the remedies"
+REMEDY = "the file is kept; docs/certificate.md tells the remedies"
 
 
 def describe_faults(files: Told) -> Iterator[str]:
@@ -39,5 +39,5 @@ def raise_if_faulty(files: Told) -> None:
     """
     problems = Problems(ModelError)
     for line in describe_faults(files):
-        problems.add(line, hint=_HINT)
+        problems.add(line, hint=REMEDY)
     problems.raise_if_any()

@@ -132,7 +132,7 @@ def _describe_progress(info: RunInfo) -> dict[str, Any]:
 def _describe_options(info: RunInfo) -> dict[str, Any]:
     data, train = info.config.data, info.config.train
     return {
-        "learning_rate": train.lr,
+        **_describe_rates(info),
         "optimizer": _describe_optimizer(train.optimizer),
         "lr_scheduler": train.schedule.name,
         "lr_warmup_steps": count_steps(train.schedule.warmup, info.total_steps),
@@ -154,6 +154,17 @@ def _describe_options(info: RunInfo) -> dict[str, Any]:
         "min_bucket_reso": data.buckets.min_px if data.buckets.enabled else None,
         "max_bucket_reso": data.buckets.max_px if data.buckets.enabled else None,
         "resolution": data.size_px,
+    }
+
+
+def _describe_rates(info: RunInfo) -> dict[str, Any]:
+    """Tell the rates that were used: the one of most numbers, and those of each part; several are a list there."""
+    by_part = {part: [rate for own, rate in info.rates if own == part] for part in ("unet", "text_encoder")}
+    told = {part: f"[{', '.join(rates)}]" if len(rates) > 1 else "".join(rates) for part, rates in by_part.items()}
+    return {
+        "learning_rate": info.rates[0][1] if info.rates else info.config.train.lr,
+        "unet_lr": told["unet"] or None,
+        "text_encoder_lr": told["text_encoder"] or None,
     }
 
 

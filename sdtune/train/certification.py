@@ -132,7 +132,7 @@ def _certify(run: Run, rounds: Sequence[Sequence[ExportedFile]], registry: Regis
     """Ask the trained model, then what the programs make of the files and the base model; the run stays as it was."""
     from sdtune.export.certificate import certify
     from sdtune.export.probe import Probe, ask_loaded
-    from sdtune.export.weights import trained_changes
+    from sdtune.export.weights import trained_layers
     from sdtune.formats.consumers.reading import open_file
 
     files, model = rounds[0], run.model
@@ -146,7 +146,7 @@ def _certify(run: Run, rounds: Sequence[Sequence[ExportedFile]], registry: Regis
     with model.stored_weights(), evaluating(model), _generators_kept(run.device):
         if run.method.is_whole_in_files():
             trained = ask_loaded(model, replace(probe, captions=own_captions))
-            weights = trained_changes(model, is_whole=has_vae)
+            weights = trained_layers(model, is_whole=has_vae)
         with _base(run, registry, probe.parts) as base:
             found = []
             for own in rounds:

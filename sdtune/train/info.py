@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from sdtune.config.schema import CoreOptions
     from sdtune.data.types import ImageRecord, Size
+    from sdtune.models.base import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class RunInfo:
         buckets: Bucket size to number of images times repeats.
         started_at: Unix seconds.
         finished_at: Unix seconds.
+        rates: The learning rates that were used, as part and rate, each once; that of most numbers first.
         trigger: Words that call what was learned; empty when not known.
         optimizer: The optimizer; None where a file is made without one.
         picture: The newest preview, for pictures of what was learned; None when there is none.
@@ -84,6 +86,7 @@ class RunInfo:
     finished_at: float
     base_legacy_digest: str = ""
     zero_terminal_snr: bool = False
+    rates: Sequence[tuple[Part, str]] = ()
     trigger: str = ""
     suffix: str = ""
     regularization: Sequence[ImageRecord] = ()

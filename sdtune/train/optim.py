@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from sdtune.config.train import TrainOptions
+    from sdtune.models.base import Part
     from sdtune.train.method import ParamGroup
 
 
@@ -46,6 +48,15 @@ def group_rates(group: ParamGroup, train: TrainOptions, steps: float = math.inf)
     if group.stop is None or steps == math.inf:
         return GroupRates(scaled, rates.length)
     return GroupRates(scaled, min(rates.length, _stop(group.stop, int(steps))))
+
+
+def used_rates(groups: Sequence[ParamGroup], train: TrainOptions) -> tuple[tuple[Part, str], ...]:
+    """List the learning rates of groups, as part and rate, each once; that of most numbers comes first."""
+    numbers: Counter[tuple[Part, str]] = Counter()
+    for group in groups:
+        rates = str(group_rates(group, train).rates)
+        numbers[group.part, rates] += sum(parameter.numel() for parameter in group.params.values())
+    return tuple(rate for rate, _ in numbers.most_common())
 
 
 def _stop(stop: float | str, steps: int) -> float:

@@ -17,6 +17,7 @@ from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.train.clock import Clock
 from sdtune.train.folder import RunFolder
 from sdtune.train.info import RunInfo
+from sdtune.train.optim import used_rates
 from sdtune.train.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class Run:
             buckets=self.bucket_counts(),
             started_at=self.clock.started_at,
             finished_at=self.clock.now(),
+            rates=used_rates(self.groups, self.options.train),
             trigger=self.trigger(),
             picture=newest_picture(self.folder.previews),
         )

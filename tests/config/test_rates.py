@@ -35,6 +35,14 @@ def test_what_is_no_list_of_rates_is_refused(text):
         TypeAdapter(LearningRate).validate_python(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "spelled"), [("0.005:100, 1e-3", "0.005:100, 0.001"), ("1", "1.0"), ("2e-6", "2e-06")]
+)
+def test_rates_are_spelled_as_they_are_read(text, spelled):
+    assert str(parse_rates(text)) == spelled
+    assert parse_rates(spelled) == parse_rates(text)
+
+
 def test_a_single_rate_is_a_number():
     assert TypeAdapter(LearningRate).validate_python("5e-3") == 0.005
 

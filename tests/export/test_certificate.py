@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sdtune.errors import ModelError
 from sdtune.export.certificate import METADATA_KEY, Certificate, Row, certify, write_certificate
 from sdtune.export.probe import Probe, ask, ask_loaded
-from sdtune.export.weights import file_changes
+from sdtune.export.weights import Trained, file_changes
 from sdtune.formats.consumers.applying import applied, view_of
 from sdtune.formats.consumers.definition import read
 from sdtune.formats.consumers.reading import File, Reading, Use
@@ -143,6 +143,17 @@ def test_what_is_a_fault(change, is_chosen, fault):
     assert Row(**GOOD | change).fault(is_chosen=is_chosen) == fault
 
 
+def test_beside_the_table_a_file_is_named_once():
+    skipping = Row(**GOOD | {"skipped": {"a": "why", "b": "why", "c": "why"}})
+    rows = (skipping, Row(**GOOD | {"consumer": "comfyui", "refused": "no"}), Row(**GOOD | {"consumer": "kohya"}))
+    with pytest.raises(ModelError) as caught:
+        Certificate(rows=rows).raise_beside_table()
+    assert [problem.message for problem in caught.value.problems] == [
+        "zwx.safetensors does not work as trained in A1111, ComfyUI; see the table",
+        "A1111 also skips b, c",
+    ]
+
+
 def test_the_table_says_it_in_words():
     rows = (Row(**GOOD), Row(**GOOD | {"consumer": "diffusers", "unsupported": "it has none", "error": None}))
     assert Certificate(rows=rows, effect=0.123).render().splitlines() == [
@@ -168,7 +179,10 @@ def coarse(base):
 def test_a_scale_that_bf16_hides_in_the_answers_is_found_in_the_weights(coarse, factor, faults):
     tensors = adapter(coarse, size=0.03)
     written = {key: t * factor if key.endswith("alpha") else t for key, t in tensors.items()}
-    trained, weights = answer(coarse, tensors), file_changes([read(file(tensors), view_of(coarse), coarse)])
+    trained, weights = (
+        answer(coarse, tensors),
+        Trained(changes=file_changes([read(file(tensors), view_of(coarse), coarse)])),
+    )
     blind = certify([file(written)], coarse, PROBE, trained=trained, chosen=("a1111",))
     assert blind.faults() == []
     made = certify([file(written)], coarse, PROBE, trained=trained, weights=weights, chosen=("a1111",))

@@ -133,6 +133,20 @@ def test_captions_stay_private_when_asked(artifact, info):
     assert "snow" not in "".join(metadata.values())
 
 
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        ((), ("0.0001", "None", "None")),
+        ((("unet", "0.001"), ("text_encoder", "0.0005")), ("0.001", "0.001", "0.0005")),
+        ((("unet", "1e-05"), ("unet", "2e-05")), ("1e-05", "[1e-05, 2e-05]", "None")),
+        ((("text_encoder", "0.005:100, 0.001"),), ("0.005:100, 0.001", "None", "0.005:100, 0.001")),
+    ],
+)
+def test_rates_are_those_that_were_used(artifact, info, rates, told):
+    metadata = build_metadata(artifact, replace(info, rates=rates))
+    assert tuple(metadata[f"ss_{name}"] for name in ("learning_rate", "unet_lr", "text_encoder_lr")) == told
+
+
 def test_the_methods_own_entries_win(artifact, info):
     own = replace(artifact, metadata={"ss_learning_rate": "0.5"})
     assert build_metadata(own, info)["ss_learning_rate"] == "0.5"

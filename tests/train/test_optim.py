@@ -5,7 +5,7 @@ from torch import nn
 
 from sdtune.config.train import TrainOptions
 from sdtune.train.method import ParamGroup
-from sdtune.train.optim import group_rates, logged_rates, set_rates
+from sdtune.train.optim import group_rates, logged_rates, set_rates, used_rates
 
 
 def groups():
@@ -31,3 +31,17 @@ def test_each_step_has_the_rate_of_its_group_times_the_shape():
 
 def test_the_highest_rate_of_a_group_is_that_of_any_step():
     assert [group_rates(group, TrainOptions(lr=0.1)).highest for group in groups()] == [0.1, 0.5]
+
+
+def test_used_rates_are_told_once_and_that_of_most_numbers_first():
+    def group(part, size, **rate):
+        return ParamGroup(name="", part=part, params={"a": nn.Parameter(torch.ones(size))}, **rate)
+
+    trained = [
+        group("unet", 1),
+        group("text_encoder", 2, lr_scale=0.5),
+        group("unet", 3, lr_scale=0.3),
+        group("unet", 1),
+    ]
+    found = used_rates(trained, TrainOptions(lr=3e-4))
+    assert found == (("unet", "9e-05"), ("unet", "0.0003"), ("text_encoder", "0.00015"))

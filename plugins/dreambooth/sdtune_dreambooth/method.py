@@ -38,7 +38,7 @@ class DreamBoothMethod(Method[DreamBoothOptions]):
             kind=self.kind,
             stem=run.name,
             tensors=model.webui_state_dict(),
-            metadata={**model.webui_metadata(), **_metadata(self.config)},
+            metadata=model.webui_metadata(),
         )
         for suffix, content in model.webui_sidecars().items():
             yield BytesArtifact(kind=self.kind, stem=run.name, suffix=suffix, content=content)
@@ -50,12 +50,3 @@ def _group(model: DiffusionModel, part: Part, lr: float | str, stop: float | str
     params = model.unfreeze(part)
     layers = {name.rpartition(".")[0] for name in params}
     return ParamGroup(name=part, part=part, params=params, lr=lr, modules=len(layers), stop=stop)
-
-
-def _metadata(options: DreamBoothOptions) -> dict[str, str]:
-    text_encoder_lr = options.text_encoder_lr if options.trains_text_encoder else None
-    return {
-        "ss_learning_rate": str(options.unet_lr),
-        "ss_unet_lr": str(options.unet_lr),
-        "ss_text_encoder_lr": str(text_encoder_lr),
-    }

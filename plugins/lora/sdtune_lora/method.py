@@ -9,7 +9,7 @@ from sdtune.api import Artifact, Method, ParamGroup, attach_adapters, derive_gen
 from sdtune_lora.config import LoraOptions
 from sdtune_lora.files import load_tensors, read_tensors, to_tensors
 from sdtune_lora.layers import Dropouts, LoraLayer
-from sdtune_lora.plan import TEXT_ENCODER_LR_SCALE, LayerPlan, plan_layers
+from sdtune_lora.plan import LayerPlan, plan_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ class LoraMethod(Method[LoraOptions]):
             kind=self.kind,
             stem=run.name,
             tensors=to_tensors(self._by_key(model)),
-            metadata=_metadata(self.config, run.config.train.lr),
+            metadata=_metadata(self.config),
             keep_dtype=(".alpha",),
             architecture_suffix="/lora",
         )
@@ -112,10 +112,8 @@ class LoraMethod(Method[LoraOptions]):
             )
 
 
-def _metadata(options: LoraOptions, lr: float | str) -> dict[str, str]:
+def _metadata(options: LoraOptions) -> dict[str, str]:
     """Write the `ss_*` entries that webui, civitai and others show: Python values as strings."""
-    half = lr * TEXT_ENCODER_LR_SCALE if isinstance(lr, float) else f"{TEXT_ENCODER_LR_SCALE} * ({lr})"
-    text_lr = half if options.text_encoder_lr is None else options.text_encoder_lr
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(options.rank),
@@ -123,8 +121,6 @@ def _metadata(options: LoraOptions, lr: float | str) -> dict[str, str]:
         "ss_network_dropout": str(options.dropout or None),
         "ss_network_args": json.dumps(_network_args(options)),
         "ss_scale_weight_norms": str(options.max_norm),
-        "ss_unet_lr": str(lr if options.unet_lr is None else options.unet_lr) if options.trains_unet else "None",
-        "ss_text_encoder_lr": str(text_lr) if options.trains_text_encoder else "None",
     }
 
 

@@ -115,8 +115,6 @@ def test_metadata_reads_as_that_of_sd_scripts(model):
         "ss_network_dropout": "None",
         "ss_network_args": metadata["ss_network_args"],
         "ss_scale_weight_norms": "None",
-        "ss_unet_lr": "0.0001",
-        "ss_text_encoder_lr": "1e-05",
     }
     args = {"conv_dim": "2", "conv_alpha": "2.0", "loraplus_lr_ratio": "16.0"}
     assert json.loads(metadata["ss_network_args"]) == args

@@ -22,7 +22,7 @@ from sdtune.api import (
 )
 from sdtune_lycoris.algorithms.base import convolve, drawn_kaiming
 from sdtune_lycoris.config import DyloraOptions
-from sdtune_lycoris.method import KEPT, rate_metadata
+from sdtune_lycoris.method import KEPT
 from sdtune_lycoris.plan import make_groups, part_rate, trained_parts
 from sdtune_lycoris.presets import in_preset
 
@@ -150,7 +150,6 @@ class DyloraMethod(Method[DyloraOptions]):
                 "ss_network_alpha": str(float(options.alpha or options.rank)),
                 "ss_network_dropout": "None",
                 "ss_network_args": json.dumps({"algo": "dylora", "unit": str(options.unit)}),
-                **rate_metadata(options, run.config.train.lr),
             },
             keep_dtype=KEPT,
             architecture_suffix="/lora",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdtune.api import Adapter
+from sdtune.api import Adapter, WeightChange
 from sdtune_lycoris.algorithms import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -109,16 +109,17 @@ class LycorisLayer(Adapter):
         return stretch
 
 
-class NormLayer(nn.Module):
+class NormLayer(WeightChange):
     """A frozen LayerNorm or GroupNorm with trained differences of weight and bias, in its place.
 
     Attributes:
         base: The norm, frozen.
     """
 
+    base: nn.LayerNorm | nn.GroupNorm
+
     def __init__(self, base: nn.LayerNorm | nn.GroupNorm) -> None:
-        super().__init__()
-        self.base = base.requires_grad_(False)
+        super().__init__(base)
         zeros = torch.zeros_like(base.weight, dtype=torch.float32)
         self._trained = nn.ParameterDict({"w_norm": zeros, "b_norm": zeros.clone()})
 
@@ -127,15 +128,13 @@ class NormLayer(nn.Module):
         """`w_norm` and `b_norm`, (channels,) float32, zero at the start."""
         return dict(self._trained.items())
 
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight: libraries read dtype and device of a layer from it."""
-        return self.base.weight
+    def delta_weight(self) -> Tensor:
+        """Give what is added to the frozen weight, (channels,) float32."""
+        return self.factors["w_norm"]
 
-    @property
-    def bias(self) -> Tensor:
-        """The frozen bias."""
-        return self.base.bias
+    def delta_bias(self) -> Tensor:
+        """Give what is added to the frozen bias, (channels,) float32."""
+        return self.factors["b_norm"]
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, with the changed weight and bias."""

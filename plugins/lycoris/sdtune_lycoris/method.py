@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sdtune.api import Artifact, Method, attach_adapters, derive_generator
 from sdtune_lycoris.config import USES, LycorisOptions
 from sdtune_lycoris.layers import LycorisLayer, NormLayer
-from sdtune_lycoris.plan import TEXT_ENCODER_LR_SCALE, LayerPlan, make_groups, part_rate, plan_layers, trained_parts
+from sdtune_lycoris.plan import LayerPlan, make_groups, part_rate, plan_layers, trained_parts
 from sdtune_lycoris.presets import unet_norms
 from sdtune_lycoris.support import form, support_notes
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sdtune.api import DiffusionModel, ParamGroup, Part, RunInfo
-    from sdtune_lycoris.config import TrainedParts
 
-KEPT = (".alpha",)
+# Magnitudes and gains act on the whole weight: rounded, they would be felt beside a change that is small against it.
+KEPT = (".alpha", ".dora_scale", ".rescale")
 
 
 class LycorisMethod(Method[LycorisOptions]):
@@ -78,7 +78,7 @@ class LycorisMethod(Method[LycorisOptions]):
             kind=self.kind,
             stem=run.name,
             tensors=tensors,
-            metadata=_metadata(self.config, run.config.train.lr),
+            metadata=_metadata(self.config),
             keep_dtype=KEPT,
             architecture_suffix="/lora",
         )
@@ -100,19 +100,7 @@ class LycorisMethod(Method[LycorisOptions]):
         return settings.algo == "ia3" or (settings.algo == "diag-oft" and settings.rescaled)
 
 
-def rate_metadata(options: TrainedParts, lr: float | str) -> dict[str, str]:
-    """Tell the learning rates as sd-scripts does."""
-    text_lr = options.text_encoder_lr
-    if text_lr is None:
-        text_lr = lr * TEXT_ENCODER_LR_SCALE if isinstance(lr, float) else lr
-    unet_lr = lr if options.unet_lr is None else options.unet_lr
-    return {
-        "ss_unet_lr": str(unet_lr) if options.trains_unet else "None",
-        "ss_text_encoder_lr": str(text_lr) if options.trains_text_encoder else "None",
-    }
-
-
-def _metadata(options: LycorisOptions, lr: float | str) -> dict[str, str]:
+def _metadata(options: LycorisOptions) -> dict[str, str]:
     ranked = "rank" in USES[options.algo]
     return {
         "ss_network_module": "lycoris.kohya",
@@ -120,7 +108,6 @@ def _metadata(options: LycorisOptions, lr: float | str) -> dict[str, str]:
         "ss_network_alpha": str(float(options.alpha or options.rank)) if ranked else "None",
         "ss_network_dropout": "None",
         "ss_network_args": json.dumps(_network_args(options)),
-        **rate_metadata(options, lr),
     }
 
 

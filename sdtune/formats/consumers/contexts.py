@@ -50,6 +50,8 @@ def read_networks(content: Mapping[Any, Any], view: BaseView, build: Builder) ->
             continue
         try:
             first, second = (build(width, content, state).eval() for state in content[width])
+            for network in (first, second):  # members of wrong widths are built all the same, and fail in every picture
+                network(torch.zeros(1, width))
         except NeverError as error:
             reading.unsupported = str(error)
             return reading

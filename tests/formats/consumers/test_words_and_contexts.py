@@ -120,6 +120,13 @@ def test_members_out_of_place_are_refused_by_a1111(found):
     assert "refused" in found({64: states(0, 1), **FIELDS}, "hypernetwork")["a1111"]
 
 
+def test_layers_in_another_order_are_refused_by_comfyui(found):
+    first, second = states(0, 2)
+    wrong = found({64: (OrderedDict(reversed(first.items())), second), **FIELDS}, "hypernetwork")
+    assert wrong.keys() == {"comfyui"}
+    assert "refused: width 64: mat1 and mat2 shapes cannot be multiplied" in wrong["comfyui"]
+
+
 def test_scripts_that_know_no_hypernetworks_are_at_fault_only_where_chosen(found):
     content = {64: states(0, 2), **FIELDS}
     assert found(content, "hypernetwork", chosen=("kohya", "diffusers")).keys() == {"kohya", "diffusers"}
