@@ -77,9 +77,9 @@ class OutputOptions(Options):
     """After the last step, read the files back as other programs do, and compare the answers with the trained model's;
     it opens the base model a second time for that. What is found stands in the file's metadata."""
     consumers: tuple[Consumer, ...] = ()
-    """Programs the files must work in, of a1111, comfyui, kohya and diffusers: it is an error when one does not read
-    them as trained. Empty: all are asked, and what a program cannot do by nature is a warning; but where a copy goes to
-    `webui_dir` or `comfyui_dir`, that program must read it."""
+    """Programs the files must work in, of a1111, forge, comfyui, kohya and diffusers: it is an error when one does not
+    read them as trained. Empty: all are asked, and what a program cannot do by nature is a warning; but where a copy
+    goes to `webui_dir` or `comfyui_dir`, that program must read it."""
 
 
 class LogOptions(Options):
