@@ -173,7 +173,7 @@ def test_verify_tells_it_on_the_command_line(options, tmp_path, capsys):
     model = given[0].partition("=")[2]
     assert command(BUNDLED, "verify", str(path), "--model", model, "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["programs"].keys() == {"a1111", "comfyui", "kohya", "diffusers"}
+    assert told["programs"].keys() == {"a1111", "forge", "comfyui", "kohya", "diffusers"}
     assert command(BUNDLED, "verify", str(tmp_path / "no.safetensors"), "--model", model) == 2
     assert command(BUNDLED, "verify", str(path), "--model", "demo", "--for", "kohya") == 4
     assert "kohya (sd-scripts) does not use thing.safetensors as trained: refused" in capsys.readouterr().err

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sdtune.models.base import DiffusionModel
 
 _TEXT = (*tuple(f"self_attn.{side}_proj" for side in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
-_NO_PROCESSOR = "it knows diffusers' names of attention only with 'processor.' before 'to_'; 'sdtune convert' helps"
+_OF_TODAY = "it knows attention by diffusers' names of 2023 alone; 'sdtune convert' helps"
 _NO_NAME = "it has no name for this layer"
 _FEWEST = 5  # keys under the UNet's prefix, more of which make a checkpoint
 V_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
@@ -73,7 +73,7 @@ def read_layers(renamed: Renamed, view: BaseView, algorithms: Sequence[Algorithm
         for key in keys_of(layer, group):
             if key in known:
                 is_attention = dialects.is_foreign(key) and ".to_" in key
-                reading.unknown[key] = _NO_PROCESSOR if is_attention else _NO_NAME
+                reading.unknown[key] = _OF_TODAY if is_attention else _NO_NAME
             else:
                 reading.skip((key,), "no layer has this name")
     if reading.unknown and not reading.uses and not reading.skipped:

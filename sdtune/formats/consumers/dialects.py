@@ -50,9 +50,9 @@ _MEANT: Ends = OWN | PEFT | OLD | _HCP | {_MAGNITUDES: DORA, f"{_MAGNITUDES}.wei
 _FOREIGN = re.compile(r"\.lora_(?:A|B|magnitude_vector)\b|_lora\.|\.lora\.|\.lora_linear_layer\.")
 _HCP_MARK = ".___."
 DOT = "/"  # stands for a dot in a layer's name, since a file's keys are split at the first one
-ONLY_HCP = "only HCP-Diffusion reads its own names; 'sdtune convert' brings them into webuis' form"
-NO_DIFFUSERS = "it finds none of diffusers' names, and does nothing without a word; 'sdtune convert' helps"
-LOST_ALPHA = f"it does not read alpha, which stands in the metadata {METADATA} alone"
+_ONLY_HCP = "only HCP-Diffusion reads its own names; 'sdtune convert' helps"
+_NO_DIFFUSERS = "it passes over diffusers' names without a word, so nothing changes; 'sdtune convert' helps"
+LOST_ALPHA = f"it reads no alpha from the metadata {METADATA}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +195,9 @@ def is_hcp(key: str) -> bool:
 
 def only_hcp(file: File) -> str:
     """Tell that a file is HCP-Diffusion's; empty when it is not."""
-    return ONLY_HCP if file.tensors and all(map(is_hcp, file.tensors)) else ""
+    return _ONLY_HCP if file.tensors and all(map(is_hcp, file.tensors)) else ""
 
 
 def without_effect(file: File) -> str:
     """Tell why a program that knows kohya's names alone does nothing with a file; empty when it may do something."""
-    return only_hcp(file) or (NO_DIFFUSERS if file.tensors and all(map(is_foreign, file.tensors)) else "")
+    return only_hcp(file) or (_NO_DIFFUSERS if file.tensors and all(map(is_foreign, file.tensors)) else "")

@@ -12,7 +12,7 @@ from sdtune.errors import ModelError
 from sdtune.formats.consumers import adapters, comfy, dialects, embeddings
 from sdtune.formats.consumers.adapters import find_algorithm
 from sdtune.formats.consumers.checkpoints import note_prediction, read_checkpoint
-from sdtune.formats.consumers.reading import BaseView, File, Reading, unpickle
+from sdtune.formats.consumers.reading import BaseView, File, Reading, first_lines, unpickle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,18 +47,16 @@ def read_adapters(file: File, view: BaseView) -> Reading:
     reading = comfy.read_layers(renamed, view, comfy.ALGORITHMS)
     if any("lokr_t2" in group and layer in renamed.names for layer, group in renamed.file.groups.items()):
         reading.unsupported = f"{comfy.TUCKER_FAILS}, and with it the file"
-    unmatched = list(_unmatched(renamed))
-    if len(unmatched) > _MOST_UNMATCHED:
-        reason = f"it drops a file of which it does not know more than {_MOST_UNMATCHED} keys, here {len(unmatched)}"
-        reading = renamed.undo(reading)
-        first = next(iter(reading.skipped or reading.unknown))
-        told = f"{reason}: {first} ({(reading.skipped or reading.unknown)[first]})"
+    unmatched = sum(_count_unmatched(renamed))
+    reading = renamed.undo(reading)
+    if unmatched > _MOST_UNMATCHED:
+        key, reason = next(iter((reading.skipped or reading.unknown).items()))
+        told = f"it drops files with more than {_MOST_UNMATCHED} unknown keys, here {unmatched}: {key} ({reason})"
         if reading.skipped:
             reading.refused = told
         else:
             reading.unsupported = told
-        return reading
-    return renamed.undo(reading)
+    return reading
 
 
 def _names(view: BaseView) -> Iterator[tuple[str, str]]:
@@ -68,14 +66,12 @@ def _names(view: BaseView) -> Iterator[tuple[str, str]]:
         yield "text_encoder.text_projection", "text_encoder_2.text_projection"
 
 
-def _unmatched(renamed: Renamed) -> Iterator[str]:
-    """List the keys that are left when all its names have been looked up."""
+def _count_unmatched(renamed: Renamed) -> Iterator[int]:
+    """Count, layer by layer, the keys that are left when all its names have been looked up."""
     for layer, group in renamed.file.groups.items():
         algorithm = find_algorithm(group, comfy.ALGORITHMS)
         taken = (algorithm.names if algorithm else frozenset()) | _ALWAYS_TAKEN
-        for name in group:
-            if layer not in renamed.names or name not in taken:
-                yield f"{layer}.{name}"
+        yield len(group.keys() - taken) if layer in renamed.names else len(group)
 
 
 def _read_embedding(file: File, view: BaseView) -> Reading:
@@ -94,9 +90,11 @@ def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Readi
     if (found := comfy.family(file)) != view.family:
         return Reading(refused=f"it is taken for a model of the family {found}")
     reading = read_checkpoint(file, view)
-    if not reading.refused:
+    try:
         note_prediction(reading, model, *_prediction(file, found))
-        comfy.note_zero_snr(reading, file, model)
+    except ValueError as error:
+        reading.refused = reading.refused or f"the .yaml beside it cannot be read: {error}"
+    comfy.note_zero_snr(reading, file, model)
     return reading
 
 
@@ -112,12 +110,24 @@ def _prediction(file: File, family: str) -> tuple[Prediction, str]:
 
 
 def _says_v(text: str) -> bool:
-    """Tell whether a configuration names v, as `parameterization` of SD2's or as the scaling of SDXL's."""
+    """Tell whether a configuration names v: as `parameterization`, or as the scaling of SDXL's.
+
+    Raises:
+        ValueError: It is no YAML.
+    """
     import yaml
 
-    parameters = yaml.safe_load(text)["model"]["params"]
-    if parameters.get("parameterization"):
-        return bool(parameters["parameterization"] == "v")
-    denoiser = parameters.get("denoiser_config", {}).get("params", {})
-    target: str = denoiser.get("scaling_config", {}).get("target", "")
-    return target.endswith(".VScaling")
+    try:
+        parameters = _inside(yaml.safe_load(text), "model", "params")
+    except yaml.YAMLError as error:
+        raise ValueError(first_lines(error)) from error
+    scaling = _inside(parameters, "denoiser_config", "params", "scaling_config")
+    told = str(parameters.get("parameterization") or scaling.get("target", ""))
+    return told == "v" or told.endswith(".VScaling")
+
+
+def _inside(content: Any, *names: str) -> Mapping[str, Any]:
+    """Give what lies under a chain of names; empty where one is not there."""
+    for name in names:
+        content = content.get(name) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}

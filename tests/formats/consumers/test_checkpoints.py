@@ -54,12 +54,12 @@ def test_every_program_reads_a_good_model(family, whole, file):
     made = certify([file(tensors, "checkpoint")], base, PROBE, trained=None)
     made.raise_if_faulty()
     assert made.effect > 0.01
-    assert [row.consumer for row in made.rows] == ["a1111", "comfyui", "kohya", "diffusers"]
+    assert [row.consumer for row in made.rows] == ["a1111", "forge", "comfyui", "kohya", "diffusers"]
     assert max(row.error for row in made.rows) < 1e-4  # diffusers' own are not contiguous, so sums run otherwise
     assert all(torch.equal(before[name], answer) for name, answer in ask(base, PROBE).items())
 
 
-@pytest.mark.parametrize("consumer", ["a1111", "comfyui"])
+@pytest.mark.parametrize("consumer", ["a1111", "forge", "comfyui"])
 def test_a_flat_attention_in_the_vae_is_refused(consumer, whole, faults):
     base, tensors = whole("sd1")
     name = "first_stage_model.encoder.mid.attn_1.q.weight"
@@ -73,7 +73,7 @@ def test_a_flat_attention_in_the_vae_is_taken_by_strict_scripts(whole, faults):
     assert faults(tensors | {name: tensors[name].flatten(1)}, base, "kohya", "diffusers") == {}
 
 
-@pytest.mark.parametrize("consumer", ["a1111", "comfyui", "kohya", "diffusers"])
+@pytest.mark.parametrize("consumer", ["a1111", "forge", "comfyui", "kohya", "diffusers"])
 def test_a_missing_weight_is_refused(consumer, whole, faults):
     base, tensors = whole("sd1")
     del tensors["model.diffusion_model.input_blocks.1.1.proj_in.weight"]
@@ -116,7 +116,7 @@ def answers_differ(base, file, right, wrong):
     with applied(base, [read(file(right, "checkpoint"), view_of(base), base)]):
         trained = ask(base, PROBE)
     made = certify([file(wrong, "checkpoint")], base, PROBE, trained=trained)
-    return {row.consumer for row, _ in made.faults()} >= {"a1111", "comfyui", "diffusers"}
+    return {row.consumer for row, _ in made.faults()} >= {"a1111", "forge", "comfyui", "diffusers"}
 
 
 @pytest.fixture(scope="module")
