@@ -127,13 +127,20 @@ def real(file, base):
     return CONSUMERS["diffusers"](file, view_of(base), base)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_diffusers_reads_todays_names_whole(family, open_base, adapter, read):
+    base = open_base(family)
+    tensors = renamed(adapter(base), base, path_itself)
+    assert read("diffusers", tensors, base).used_keys() == tensors.keys()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_todays_names_are_diffusers_own(family, open_base, adapter, read):
     """ComfyUI and Forge look for `processor.` in attention's names; A1111 and kohya's scripts find nothing."""
     base = open_base(family)
     tensors = renamed(adapter(base), base, path_itself)
     attention = {key for key in tensors if ".attn" in key}
-    assert read("diffusers", tensors, base).used_keys() == tensors.keys()
     reading = read("comfyui", tensors, base)
     assert (reading.unknown.keys(), reading.used_keys()) == (attention, tensors.keys() - attention)
     assert f"here {len(attention)}: unet." in read("forge", tensors, base).unsupported
@@ -142,7 +149,7 @@ def test_todays_names_are_diffusers_own(family, open_base, adapter, read):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_names_of_2023_work_in_three_programs(family, open_base, adapter, read):
+def test_names_of_2023_are_those_of_webuis(family, open_base, adapter, read):
     base = open_base(family)
     tensors = renamed(adapter(base, alpha=RANK), base, old, up="_lora.up.weight", down="_lora.down.weight")
     kohya = adapter(base, alpha=RANK)
@@ -154,14 +161,29 @@ def test_names_of_2023_work_in_three_programs(family, open_base, adapter, read):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_of_2023_work_in_diffusers_too(family, open_base, adapter, read):
+    base = open_base(family)
+    kohya = adapter(base, alpha=RANK)
+    tensors = renamed(kohya, base, old, up="_lora.up.weight", down="_lora.down.weight")
+    tensors = {key.replace("_lora.", ".lora.") if ".processor." not in key else key: t for key, t in tensors.items()}
+    tensors = {
+        key.replace(".lora.", ".lora_linear_layer.") if key.startswith("text") else key: t for key, t in tensors.items()
+    }
+    for consumer in ("forge", "comfyui", "diffusers"):
+        assert read(consumer, tensors, base).used_keys() == tensors.keys()
+
+
+@pytest.mark.slow
 def test_where_all_names_are_known_alpha_alone_makes_the_difference(open_base, adapter, tmp_path):
     """Layers outside of attention: multiplied in, alpha is read by three programs; in the metadata, by one."""
     base = open_base("sd1")
     whole = renamed(adapter(base, alpha=ALPHA), base, path_itself)
     outside = {key: tensor for key, tensor in whole.items() if ".attn" not in key}
     folded = {key: tensor * ALPHA / RANK if "lora_B" in key else tensor for key, tensor in outside.items()}
-    told = {"unet.lora_alpha": ALPHA, "unet.r": RANK, "unet.target_modules": ["to_q"]}
-    told |= {key.replace("unet", "text_encoder"): value for key, value in told.items()}
+    layers = sorted({key.partition(".lora_")[0].partition(".")[2].removeprefix("text_model.") for key in outside})
+    told = {"lora_alpha": ALPHA, "r": RANK, "target_modules": layers}
+    told = {f"{part}.{name}": value for part in ("unet", "text_encoder") for name, value in told.items()}
     save_file(folded, tmp_path / "folded.safetensors")
     save_file(outside, tmp_path / "told.safetensors", {"lora_adapter_metadata": json.dumps(told)})
     asked = ("forge", "comfyui", "diffusers")
@@ -182,6 +204,7 @@ def test_no_program_reads_the_names_of_hcp(consumer, open_base, adapter, read):
     assert reading.uses == []
 
 
+@pytest.mark.slow
 def test_diffusers_itself_finds_nothing_under_the_names_of_hcp(open_base, adapter):
     """What is told of it above, without asking it."""
     import warnings
