@@ -14,6 +14,8 @@ from sdtune.formats.consumers.reading import File, open_file
 from sdtune.formats.consumers.table import CONSUMERS
 from sdtune.testing.runner import command
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("sd1", "sd2", "sdxl")
 PROBE = Probe(captions=("a photo of zwx", "a red circle"))
 ALPHA, RANK = 3.0, 2
@@ -127,7 +129,6 @@ def real(file, base):
     return CONSUMERS["diffusers"](file, view_of(base), base)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_diffusers_reads_todays_names_whole(family, open_base, adapter, read):
     base = open_base(family)
@@ -160,7 +161,6 @@ def test_names_of_2023_are_those_of_webuis(family, open_base, adapter, read):
         assert torch.equal(one[name].change(weight), other[name].change(weight))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_names_of_2023_work_in_diffusers_too(family, open_base, adapter, read):
     base = open_base(family)
@@ -174,7 +174,6 @@ def test_names_of_2023_work_in_diffusers_too(family, open_base, adapter, read):
         assert read(consumer, tensors, base).used_keys() == tensors.keys()
 
 
-@pytest.mark.slow
 def test_where_all_names_are_known_alpha_alone_makes_the_difference(open_base, adapter, tmp_path):
     """Layers outside of attention: multiplied in, alpha is read by three programs; in the metadata, by one."""
     base = open_base("sd1")
@@ -204,7 +203,6 @@ def test_no_program_reads_the_names_of_hcp(consumer, open_base, adapter, read):
     assert reading.uses == []
 
 
-@pytest.mark.slow
 def test_diffusers_itself_finds_nothing_under_the_names_of_hcp(open_base, adapter):
     """What is told of it above, without asking it."""
     import warnings
@@ -228,7 +226,6 @@ def test_a_name_of_no_layer_is_a_fault_in_any_dialect(open_base, read):
     assert read("forge", tensors, base).skipped.keys() == tensors.keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_convert_writes_can_be_verified(family, open_base, adapter, tmp_path, capsys):
     base = open_base(family)

@@ -55,6 +55,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ENDS)
 @pytest.mark.parametrize("consumer", ["forge", "comfyui"])
 def test_a_factor_has_these_ends_and_no_others(ends, consumer, open_base, read):
@@ -84,6 +85,7 @@ TEXT_NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TEXT_NAMES, ids=lambda case: f"{case[0]} {case[1]}")
 @pytest.mark.parametrize("consumer", ["forge", "comfyui"])
 def test_a_layer_of_a_text_encoder_has_these_names_and_no_others(case, consumer, open_base, read):
