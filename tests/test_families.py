@@ -126,7 +126,7 @@ def assert_trained_and_certified(run):
     weights = {path.name for path in run.folder.exports.iterdir() if path.suffix in {".safetensors", ".pt"}}
     assert facts["certificate"].keys() == weights != set()
     for rows in facts["certificate"].values():
-        assert rows.keys() == {"a1111", "comfyui", "kohya", "diffusers"}
+        assert rows.keys() == {"a1111", "forge", "comfyui", "kohya", "diffusers"}
         assert "not_supported" not in rows["a1111"]
         for program, row in rows.items():
             if "not_supported" not in row:

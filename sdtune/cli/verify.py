@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from sdtune.config.kinds import Consumer
+from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
     from sdtune.export.certificate import Certificate
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def verify(ctx: click.Context, file: Path, model: str, consumers: tuple[Consumer, ...], as_json: bool) -> None:
-    """Read FILE as A1111, ComfyUI, kohya's scripts and diffusers do, and compare its effect on the base model.
+    """Read FILE as A1111, Forge, ComfyUI, kohya's scripts and diffusers do, and compare its effect on a base model.
 
     \b
     sdtune verify dog.safetensors --model v1-5-pruned.safetensors
@@ -42,11 +43,13 @@ def verify(ctx: click.Context, file: Path, model: str, consumers: tuple[Consumer
     for warning in certificate.warnings():
         click.echo(f"warning: {warning}", err=True)
     certificate.raise_beside_table()
+    if all(row.unsupported for row in certificate.rows):
+        raise ModelError(f"no program that was asked can use {file.name}", hint="the table tells why")
 
 
 def _certify(file: Path, path: str, consumers: tuple[Consumer, ...], registry: Registry) -> Certificate:
     from sdtune.config.model import ModelOptions
-    from sdtune.errors import ConfigError, ModelError
+    from sdtune.errors import ConfigError
     from sdtune.export.certificate import FAMILIES, READABLE, certify
     from sdtune.export.probe import Probe
     from sdtune.formats.consumers.reading import open_file, tell_kind

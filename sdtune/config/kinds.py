@@ -24,7 +24,7 @@ def _check_size(value: str) -> str:
     return value.lower()
 
 
-Consumer = Literal["a1111", "comfyui", "kohya", "diffusers"]
+Consumer = Literal["a1111", "forge", "comfyui", "kohya", "diffusers"]
 SamplerName = Literal["dpmpp_2m_karras", "euler_a", "ddim"]
 Size = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_size)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -78,9 +78,9 @@ class OutputOptions(Options):
     Frozen parts of the model serve as the base; parts that are trained as a whole are opened once more. What is found
     stands in the file's metadata and in `run.json`. A fault is told at once, and makes the run's end an error."""
     consumers: tuple[Consumer, ...] = ()
-    """Programs the files must work in, of a1111, comfyui, kohya and diffusers: it is an error when one does not read
-    them as trained. Empty: all are asked, and what a program cannot do by nature is a warning; but where a copy goes to
-    `webui_dir` or `comfyui_dir`, that program must read it."""
+    """Programs the files must work in, of a1111, forge, comfyui, kohya and diffusers: it is an error when one does not
+    read them as trained. Empty: all are asked, and what a program cannot do by nature is a warning; but where a copy
+    goes to `webui_dir` or `comfyui_dir`, that program must read it."""
 
 
 class LogOptions(Options):

@@ -28,6 +28,7 @@ _FOLDERS: dict[UI, dict[ArtifactKind, PurePosixPath]] = {
     },
 }
 _MARKS: dict[UI, str] = {"webui": "webui.py", "comfyui": "comfy"}
+_DEPTH = 3  # of models/Lora under the folder of a webui
 _NETWORK_SUFFIXES = {".safetensors", ".pt", ".ckpt", ".bin"}
 
 
@@ -59,6 +60,12 @@ def check_root(ui: UI, root: Path, *, create: bool = False) -> None:
     for other, mark in _MARKS.items():
         if other != ui and (root / mark).exists() and not (root / _MARKS[ui]).exists():
             raise ConfigError(f"{root} looks like a folder of {other}, not of {ui}", hint=f"choose --to {other}")
+
+
+def tell_webui(root: Path) -> Literal["a1111", "forge"]:
+    """Tell whose folder it is by what Forge alone has; see `find_folder` for what `root` may be."""
+    folders = [root.expanduser().absolute(), *root.expanduser().absolute().parents]
+    return "forge" if any((folder / "modules_forge").is_dir() for folder in folders[:_DEPTH]) else "a1111"
 
 
 def find_namesakes(ui: UI, kind: ArtifactKind, target: Path) -> list[Path]:

@@ -22,18 +22,13 @@ def examine(file: Path) -> FileFacts:
 
     Raises:
         ConfigError: There is no such file.
-        ModelError: It is of another kind, has names of other programs, or holds NaN or infinity.
+        ModelError: It is of another kind, or holds NaN or infinity.
     """
     if not file.is_file():
         raise ConfigError(f"{file} is a folder" if file.is_dir() else f"there is no file {file}", hint=_GIVE)
     facts = recognize(file)
     if facts.kind not in _VERIFIED:
         raise ModelError(f"{file.name} is of a kind that is not verified", hint=_GIVE)
-    if facts.dialect not in (None, "kohya"):
-        raise ModelError(
-            f"{file.name} has not the names of webuis, the only ones that verify reads",
-            hint=f"'sdtune convert {file.name} OTHER.safetensors' brings it into their form, with the same effect",
-        )
     if names := list_not_finite(facts):
         raise ModelError(
             f"{file.name} holds NaN or infinity in {len(names)} of {len(facts.tensors)} tensors, first: {names[0]}",

@@ -205,8 +205,10 @@ def _facts(certificate: Certificate) -> dict[str, dict[str, dict[str, object]]]:
 
 def _programs(output: OutputOptions) -> tuple[list[str], list[str]]:
     """List the programs the files must work in, named or given a copy, and those that are asked; empty: all."""
+    from sdtune.export.folders import tell_webui
     from sdtune.formats.consumers.table import CONSUMERS
 
-    copied = {"a1111": output.webui_dir, "comfyui": output.comfyui_dir}
+    webui = tell_webui(output.webui_dir) if output.webui_dir else "a1111"
+    copied = {webui: output.webui_dir, "comfyui": output.comfyui_dir}
     chosen = dict.fromkeys([*output.consumers, *(name for name, root in copied.items() if root is not None)])
     return list(chosen), list(chosen) if output.consumers else list(CONSUMERS)

@@ -1,7 +1,7 @@
 import pytest
 
 from sdtune.errors import ConfigError, PlatformError
-from sdtune.export.folders import find_folder, find_namesakes
+from sdtune.export.folders import find_folder, find_namesakes, tell_webui
 
 WEBUI = {
     "lora": "models/Lora",
@@ -46,6 +46,13 @@ def test_folder_of_the_other_ui_is_refused(tmp_path, webui):
         find_folder("webui", "lora", tmp_path)
     with pytest.raises(ConfigError, match="--to webui"):
         find_folder("comfyui", "lora", webui)
+
+
+@pytest.mark.parametrize("given", ["", "models", "models/Lora"])
+def test_forge_is_told_by_what_it_alone_has(webui, given):
+    assert tell_webui(webui / given) == "a1111"
+    (webui / "modules_forge").mkdir()
+    assert tell_webui(webui / given) == "forge"
 
 
 @pytest.mark.parametrize("other", ["models/Lora/sub/dog.safetensors", "models/Lora/dog.pt", "models/LyCORIS/dog.ckpt"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdtune.formats.consumers import adapters, contexts, embeddings, formulas
+from sdtune.formats.consumers import adapters, contexts, dialects, embeddings, formulas
 from sdtune.formats.consumers.adapters import find_algorithm, keys_of, note_layer, weight_change
 from sdtune.formats.consumers.applying import applied
 from sdtune.formats.consumers.checkpoints import note_prediction, read_checkpoint
@@ -110,6 +110,8 @@ def _changes_constants(reading: Reading, model: DiffusionModel) -> bool:
 
 def read_adapters(file: File, view: BaseView) -> Reading:
     """Read an adapter's file: names by `convert_diffusers_name_to_compvis`, then each algorithm's own rules."""
+    if reason := dialects.without_effect(file):
+        return Reading(unsupported=reason)
     reading, layers = Reading(), dict(_layers(view))
     for layer, group in file.groups.items():
         if layer.startswith("bundle_emb"):

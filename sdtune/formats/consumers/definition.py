@@ -1,4 +1,4 @@
-"""The file as it was meant: every algorithm by the formula it is trained with, names as kohya's scripts write them.
+"""The file as it was meant: every algorithm by the formula it is trained with, names of any dialect.
 
 No program; what `sdtune verify` compares the programs with, where the trained model is not there.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.formats.consumers import contexts, embeddings
+from sdtune.formats.consumers import contexts, dialects, embeddings
 from sdtune.formats.consumers.adapters import (
     ALGORITHMS,
     find_algorithm,
     keys_of,
-    kohya_names,
     note_layer,
     weight_change,
 )
@@ -38,12 +37,12 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
 
 
 def read_adapters(file: File, view: BaseView) -> Reading:
-    """Read an adapter's file."""
-    reading, names = Reading(), kohya_names(view)
-    for layer, group in file.groups.items():
-        target, algorithm = names.get(layer), find_algorithm(group, ALGORITHMS)
+    """Read an adapter's file, in whatever dialect."""
+    reading, meant = Reading(), dialects.as_meant(file, view)
+    for layer, group in meant.file.groups.items():
+        target, algorithm = meant.names.get(layer), find_algorithm(group, ALGORITHMS)
         if target is None or algorithm is None:
             reading.skip(keys_of(layer, group), "no layer has this name" if target is None else "no known algorithm")
         else:
             note_layer(reading, layer, group, target, algorithm, change=weight_change(algorithm, group), view=view)
-    return reading
+    return meant.undo(reading)

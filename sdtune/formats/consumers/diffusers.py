@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdtune.errors import ModelError, is_out_of_memory
-from sdtune.formats.consumers.adapters import ALGORITHMS, DORA, LOW_RANK, find_algorithm, keys_of, kohya_names
+from sdtune.formats.consumers import dialects
+from sdtune.formats.consumers.adapters import ALGORITHMS, DORA, LOW_RANK, find_algorithm, keys_of
 from sdtune.formats.consumers.applying import named_layers, text_encoders
 from sdtune.formats.consumers.embeddings import take_vectors, tensors_in, widths
 from sdtune.formats.consumers.reading import BaseView, File, Reading, Use, first_lines, unpickle
@@ -46,7 +47,8 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
 
 
 def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading:
-    if reason := _not_for_diffusers(file):
+    meant = dialects.as_meant(file, view)
+    if reason := dialects.only_hcp(file) or _not_for_diffusers(meant.file):
         return Reading(unsupported=reason)
     if find_spec("peft") is None:
         return Reading(unsupported=_NO_PEFT)
@@ -55,9 +57,11 @@ def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading
         if DORA in group:
             reading.unknown |= dict.fromkeys(keys_of(layer, [DORA]), "it leaves magnitudes out")
     pipeline = _pipeline(view.family, model)
+    # alpha in the metadata is read of files alone
+    given: Any = str(file.path) if dialects.METADATA in file.metadata else dict(file.tensors)
     try:
         with _quiet():
-            pipeline.load_lora_weights(dict(file.tensors), adapter_name=_ADAPTER)
+            pipeline.load_lora_weights(given, adapter_name=_ADAPTER)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
         if is_out_of_memory(error):
             raise
@@ -68,12 +72,14 @@ def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading
     finally:
         with _quiet():
             pipeline.unload_lora_weights()
-    taken = {layer: group for layer, group in file.groups.items() if LOW_RANK.needs(group)}
-    adapted, names = {use.target for use in reading.uses}, kohya_names(view)
-    for layer, group in taken.items():
-        reading.used |= set(keys_of(layer, group))
-        if f"{names.get(layer)}.weight" not in adapted:
-            reading.skip(keys_of(layer, group), "it adapted no layer for it")
+    adapted, found = {use.target for use in reading.uses}, Reading()
+    for layer, group in meant.file.groups.items():
+        if LOW_RANK.needs(group):
+            found.used |= set(keys_of(layer, group))
+            if f"{meant.names.get(layer)}.weight" not in adapted:
+                found.skip(keys_of(layer, group), "it adapted no layer for it")
+    found = meant.undo(found)
+    reading.used, reading.skipped = found.used, found.skipped
     return reading
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sdtune.errors import ModelError
-from sdtune.formats.consumers import embeddings
+from sdtune.formats.consumers import dialects, embeddings
 from sdtune.formats.consumers.adapters import ALGORITHMS, LOW_RANK, find_algorithm, keys_of, text_prefixes
 from sdtune.formats.consumers.checkpoints import read_checkpoint
 from sdtune.formats.consumers.ldm import single_file, unet_layers
@@ -45,6 +45,8 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
 
 def read_adapters(file: File, view: BaseView) -> Reading:
     """Read an adapter's file."""
+    if reason := dialects.without_effect(file):
+        return Reading(unsupported=reason)
     reading, names, layers = Reading(), _names(file, view), set(_all_names(view))
     if not any("lora_down.weight" in group for group in file.groups.values()):
         return Reading(unsupported="it knows no algorithm but LoRA")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.formats.consumers import a1111, comfyui, definition, diffusers, kohya
+from sdtune.formats.consumers import a1111, comfyui, definition, diffusers, forge, kohya
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 CONSUMERS: Mapping[str, Reader] = {
     "a1111": a1111.read,
+    "forge": forge.read,
     "comfyui": comfyui.read,
     "kohya": kohya.read,
     "diffusers": diffusers.read,
@@ -20,6 +21,7 @@ CONSUMERS: Mapping[str, Reader] = {
 AS_MEANT = "file"
 TITLES: Mapping[str, str] = {
     "a1111": "A1111",
+    "forge": "Forge",
     "comfyui": "ComfyUI",
     "kohya": "kohya (sd-scripts)",
     "diffusers": "diffusers",

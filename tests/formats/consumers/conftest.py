@@ -46,8 +46,8 @@ def read(file):
 def certificate(file):
     """Certify tensors, against what they were meant for."""
 
-    def certificate(tensors, base, *chosen, kind="lora"):
-        return certify([file(tensors, kind)], base, PROBE, trained=None, chosen=chosen)
+    def certificate(tensors, base, *chosen, kind="lora", asked=()):
+        return certify([file(tensors, kind)], base, PROBE, trained=None, chosen=chosen, asked=asked)
 
     return certificate
 

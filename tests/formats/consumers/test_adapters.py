@@ -13,7 +13,7 @@ from sdtune.formats.consumers.ldm import unet_layers
 from sdtune.formats.consumers.reading import File
 
 FAMILIES = ("sd1", "sd2", "sdxl")
-CONSUMERS = ("a1111", "comfyui", "kohya", "diffusers")
+CONSUMERS = ("a1111", "forge", "comfyui", "kohya", "diffusers")
 every_family = pytest.mark.parametrize("family", FAMILIES)
 SD1 = "lora_unet_down_blocks_0_attentions_0_"
 
@@ -40,7 +40,7 @@ def test_the_weights_are_those_of_the_formula(family, open_base, adapter, read):
     tensors = adapter(base, rank=2, alpha=3.0)
     weights = {f"{path}.weight": module.weight for path, module in named_layers(base) if hasattr(module, "weight")}
     keys = {f"{target.path}.weight": base.webui_key(target.path) for target in base.targets(("unet", "text_encoder"))}
-    for consumer in ("a1111", "comfyui", "kohya"):
+    for consumer in ("a1111", "forge", "comfyui", "kohya"):
         uses = read(consumer, tensors, base).uses
         for use in uses:
             up, down = (tensors[f"{keys[use.target]}.lora_{side}.weight"] for side in ("up", "down"))
@@ -78,6 +78,14 @@ FAULTS = {
     "wrong prefix, diffusers": ("sd1", "lora_unet", "unet", "diffusers", "refused"),
     "te without text_model_": ("sd1", "lora_te_text_model_", "lora_te_", "a1111", "skipped: lora_te_encoder"),
     "te without text_model_, Comfy": ("sd1", "lora_te_text_model_", "lora_te_", "comfyui", "skipped: lora_te_encoder"),
+    "te without text_model_, Forge": (
+        "sd1",
+        "lora_te_text_model_",
+        "lora_te_",
+        "forge",
+        "refused.*unknown keys, here 36: lora_te_enc",
+    ),
+    "wrong prefix, Forge": ("sd1", "lora_unet", "lora_model", "forge", "refused.*no layer has this name"),
     "te without text_model_, kohya": ("sd1", "lora_te_text_model_", "lora_te_", "kohya", "skipped: lora_te_encoder"),
     "te1 for two encoders' first": ("sdxl", "lora_te1_", "lora_te_", "kohya", "skipped: lora_te_text"),
 }
@@ -92,7 +100,7 @@ def test_a_wrong_name_is_found(fault, open_base, adapter, certificate):
     assert re.search(message, fault)
 
 
-@pytest.mark.parametrize("consumer", ["a1111", "comfyui"])
+@pytest.mark.parametrize("consumer", ["a1111", "forge", "comfyui"])
 def test_two_dimensions_for_a_convolution_are_forgiven_by_webuis(consumer, open_base, adapter, certificate):
     base = open_base("sd1")
     tensors = {key: t.flatten(1) if "proj_in.lora" in key else t for key, t in adapter(base).items()}
@@ -109,13 +117,13 @@ def test_two_dimensions_for_a_convolution_are_refused_by_strict_programs(consume
 
 def test_a_missing_alpha_is_one_everywhere(open_base, adapter, read):
     base = open_base("sd1")
-    tensors = {key: tensor for key, tensor in adapter(base, rank=2, alpha=1.0).items() if "alpha" not in key}
+    key = base.webui_key("unet.mid_block.attentions.0.proj_in")
+    tensors = {f"{key}.lora_{side}.weight": adapter(base)[f"{key}.lora_{side}.weight"] for side in ("up", "down")}
     weight = torch.zeros(base.part("unet").get_submodule("mid_block.attentions.0.proj_in").weight.shape)
     changes = [
         {use.target: use for use in read(name, tensors, base).uses}["unet.mid_block.attentions.0.proj_in.weight"]
-        for name in ("a1111", "comfyui", "kohya", "diffusers")
+        for name in CONSUMERS
     ]
-    key = base.webui_key("unet.mid_block.attentions.0.proj_in")
     up, down = tensors[f"{key}.lora_up.weight"], tensors[f"{key}.lora_down.weight"]
     for use in changes:
         torch.testing.assert_close(use.change(weight), (up.flatten(1) @ down.flatten(1)).reshape(weight.shape))
@@ -123,7 +131,7 @@ def test_a_missing_alpha_is_one_everywhere(open_base, adapter, read):
 
 def test_an_alpha_of_zero_is_none_for_kohya_and_nothing_for_webuis(open_base, adapter, certificate):
     base = open_base("sd1")
-    made = certificate(adapter(base, alpha=0.0), base)
+    made = certificate(adapter(base, alpha=0.0), base, asked=("a1111", "forge", "comfyui", "kohya"))
     assert [row.consumer for row, _ in made.faults()] == ["kohya"]
 
 
@@ -163,7 +171,7 @@ def test_an_upsampler_by_diffusers_name_is_lost_in_a1111(open_base, read):
         f"{key}.lora_up.weight": torch.ones(shape[0], 2, 1, 1),
     }
     assert read("a1111", tensors, base).skipped.keys() == tensors.keys()
-    assert read("comfyui", tensors, base).used_keys() == tensors.keys()
+    assert read("comfyui", tensors, base).used_keys() == tensors.keys() == read("forge", tensors, base).used_keys()
 
 
 def test_names_of_both_kinds_lose_half_in_diffusers(open_base, adapter, certificate):
@@ -176,7 +184,7 @@ def test_names_of_both_kinds_lose_half_in_diffusers(open_base, adapter, certific
     }
     assert mixed.keys() != tensors.keys()
     assert certificate(mixed, base, "diffusers").faults() != []
-    assert certificate(mixed, base, "a1111", "comfyui").faults() == []
+    assert certificate(mixed, base, "a1111", "forge", "comfyui").faults() == []
 
 
 @pytest.mark.parametrize(("family", "prefix"), [("sd2", "lora_te"), ("sdxl", "lora_te2")])

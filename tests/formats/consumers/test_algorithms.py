@@ -54,42 +54,42 @@ CASES = {
     "lokr tucker": (
         CONV,
         {"lokr_w1": draw(8, 8), "lokr_t2": draw(R, R, 3, 3), "lokr_w2_a": draw(R, 8), "lokr_w2_b": draw(R, 8), **ALPHA},
-        ("comfyui",),
+        ("comfyui", "forge"),
     ),
     "dora, input": (LINEAR, LOW_RANK | {"dora_scale": draw(1, WIDTH).abs() + 1}, ()),
-    "dora, output": (LINEAR, LOW_RANK | {"dora_scale": draw(WIDTH, 1).abs() + 1}, ("a1111", "comfyui")),
-    "gains": (LINEAR, GAINS, ("comfyui",)),
+    "dora, output": (LINEAR, LOW_RANK | {"dora_scale": draw(WIDTH, 1).abs() + 1}, ("a1111", "comfyui", "forge")),
+    "gains": (LINEAR, GAINS, ("comfyui", "forge")),
     "gains of outputs of a convolution": (
         CONV,
         {"weight": draw(WIDTH, 1, 1, 1), "on_input": torch.tensor(0)},
-        ("a1111", "comfyui"),
+        ("a1111", "comfyui", "forge"),
     ),
     "full": (ATTENTION, {"diff": draw(WIDTH, WIDTH, 1, 1), "diff_b": draw(WIDTH)}, ()),
     "bias alone": (ATTENTION, {"diff_b": draw(WIDTH)}, ("a1111",)),
-    "full, flat": (ATTENTION, {"diff": draw(WIDTH, WIDTH)}, ("comfyui",)),
+    "full, flat": (ATTENTION, {"diff": draw(WIDTH, WIDTH)}, ("comfyui", "forge")),
     "norm": ("lora_unet_mid_block_resnets_0_norm1", {"w_norm": draw(WIDTH), "b_norm": draw(WIDTH)}, ()),
     "glora, old": (LINEAR, OLD | {"alpha": torch.tensor(4.0)}, ()),
     "glora, old, scaled": (LINEAR, OLD | ALPHA, ("a1111",)),
     "glora, new": (LINEAR, NEW | ALPHA, ("a1111",)),
-    "oft": (LINEAR, BLOCKS | {"alpha": torch.tensor(0.0)}, ()),
-    "oft, constrained": (LINEAR, BLOCKS | {"alpha": torch.tensor(0.01)}, ("comfyui",)),
+    "oft": (LINEAR, BLOCKS | {"alpha": torch.tensor(0.0)}, ("forge",)),
+    "oft, constrained": (LINEAR, BLOCKS | {"alpha": torch.tensor(0.01)}, ("comfyui", "forge")),
     "oft, rescaled": (
         LINEAR,
         BLOCKS | {"alpha": torch.tensor(0.0), "rescale": draw(WIDTH, 1) + 1},
-        ("comfyui",),
+        ("comfyui", "forge"),
     ),
-    "boft": (LINEAR, BUTTERFLY | {"alpha": torch.tensor(0.0), "rescale": draw(WIDTH, 1) + 1}, ()),
-    "boft without alpha": (LINEAR, BUTTERFLY, ("comfyui",)),
+    "boft": (LINEAR, BUTTERFLY | {"alpha": torch.tensor(0.0), "rescale": draw(WIDTH, 1) + 1}, ("forge",)),
+    "boft without alpha": (LINEAR, BUTTERFLY, ("comfyui", "forge")),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_programs_go_wrong_where_they_do(case, open_base, certificate):
     layer, tensors, wrong = CASES[case]
-    made = certificate({f"{layer}.{name}": tensor for name, tensor in tensors.items()}, open_base("sd1"))
+    tensors = {f"{layer}.{name}": tensor for name, tensor in tensors.items()}
+    made = certificate(tensors, open_base("sd1"), asked=("a1111", "forge", "comfyui"))
     assert made.effect is not None
-    webuis = [row for row in made.rows if row.consumer in ("a1111", "comfyui")]
-    assert {row.consumer for row in webuis if row.fault(is_chosen=True)} == set(wrong)
+    assert {row.consumer for row in made.rows if row.fault(is_chosen=True)} == set(wrong)
     is_badly_made = case == "full, flat"
     assert {row.consumer for row, _ in made.faults()} == (set(wrong) if is_badly_made else set())
 

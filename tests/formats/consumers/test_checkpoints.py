@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from sdtune.config.model import ModelOptions
 from sdtune.export.certificate import certify
 from sdtune.export.probe import Probe, ask
-from sdtune.formats.consumers.reading import open_file
+from sdtune.formats.consumers.reading import File, open_file
 from sdtune.models.open import open_model
 from sdtune.plugins import Registry
 from sdtune.testing.tiny import tiny_model
@@ -54,12 +54,12 @@ def test_every_program_reads_a_good_model(family, whole, file):
     made = certify([file(tensors, "checkpoint")], base, PROBE, trained=None)
     made.raise_if_faulty()
     assert made.effect > 0.01
-    assert [row.consumer for row in made.rows] == ["a1111", "comfyui", "kohya", "diffusers"]
+    assert [row.consumer for row in made.rows] == ["a1111", "forge", "comfyui", "kohya", "diffusers"]
     assert max(row.error for row in made.rows) < 1e-4  # diffusers' own are not contiguous, so sums run otherwise
     assert all(torch.equal(before[name], answer) for name, answer in ask(base, PROBE).items())
 
 
-@pytest.mark.parametrize("consumer", ["a1111", "comfyui"])
+@pytest.mark.parametrize("consumer", ["a1111", "forge", "comfyui"])
 def test_a_flat_attention_in_the_vae_is_refused(consumer, whole, faults):
     base, tensors = whole("sd1")
     name = "first_stage_model.encoder.mid.attn_1.q.weight"
@@ -73,7 +73,7 @@ def test_a_flat_attention_in_the_vae_is_taken_by_strict_scripts(whole, faults):
     assert faults(tensors | {name: tensors[name].flatten(1)}, base, "kohya", "diffusers") == {}
 
 
-@pytest.mark.parametrize("consumer", ["a1111", "comfyui", "kohya", "diffusers"])
+@pytest.mark.parametrize("consumer", ["a1111", "forge", "comfyui", "kohya", "diffusers"])
 def test_a_missing_weight_is_refused(consumer, whole, faults):
     base, tensors = whole("sd1")
     del tensors["model.diffusion_model.input_blocks.1.1.proj_in.weight"]
@@ -116,7 +116,7 @@ def answers_differ(base, file, right, wrong):
     with applied(base, [read(file(right, "checkpoint"), view_of(base), base)]):
         trained = ask(base, PROBE)
     made = certify([file(wrong, "checkpoint")], base, PROBE, trained=trained)
-    return {row.consumer for row, _ in made.faults()} >= {"a1111", "comfyui", "diffusers"}
+    return {row.consumer for row, _ in made.faults()} >= {"a1111", "forge", "comfyui", "diffusers"}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,7 @@ def test_v_without_a_yaml_or_a_mark_is_a_mistake(family, is_natural, open_v, tmp
     save_file({name: tensor for name, tensor in tensors.items() if name not in marks}, tmp_path / "m.safetensors")
     rows = {row.consumer: row for row in certified(tmp_path / "m.safetensors", base).rows}
     assert "samples a model of v as one of noise" in rows["a1111"].fault(is_chosen=False)
+    assert "samples a model of v as one of noise" in rows["forge"].fault(is_chosen=False)
     assert rows["comfyui"].is_natural == is_natural
     assert "samples a model of v as one of noise" in rows["comfyui"].fault(is_chosen=True)
     assert rows["diffusers"].fault(is_chosen=True) == ""
@@ -161,7 +162,7 @@ def test_the_yaml_and_the_marks_that_are_written_tell_v(family, open_v, tmp_path
     made = certified(tmp_path / "m.safetensors", base)
     assert made.faults() == []
     predicts = {row.consumer: row.predicts for row in made.rows}
-    assert predicts["a1111"] == "v (m.yaml)"
+    assert predicts["a1111"] == predicts["forge"] == "v (m.yaml)"
     assert predicts["comfyui"].startswith("v (tensor v_pred" if family == "sdxl" else "noise (")
 
 
@@ -170,8 +171,9 @@ def test_pure_noise_at_the_end_without_its_mark_is_a_mistake(open_v, tmp_path):
     assert "ztsnr" in tensors
     del tensors["ztsnr"]
     save_file(tensors, tmp_path / "m.safetensors")
-    row = next(row for row in certified(tmp_path / "m.safetensors", base).rows if row.consumer == "comfyui")
-    assert row.fault(is_chosen=False) == "its schedule does not end in pure noise"
+    rows = {row.consumer: row for row in certified(tmp_path / "m.safetensors", base).rows}
+    for consumer in ("comfyui", "forge"):
+        assert rows[consumer].fault(is_chosen=False) == "its schedule does not end in pure noise"
 
 
 def test_comfyui_takes_a_telling_bias_of_sd2_for_v(open_v, tmp_path):
@@ -180,11 +182,43 @@ def test_comfyui_takes_a_telling_bias_of_sd2_for_v(open_v, tmp_path):
     spread = torch.ones_like(tensors[name]) * 0.12
     spread[::2] *= -1
     save_file(tensors | {name: spread}, tmp_path / "m.safetensors")
-    row = next(row for row in certified(tmp_path / "m.safetensors", base).rows if row.consumer == "comfyui")
-    assert row.predicts == "v (a bias spreads by 0.120)"
+    predicts = {row.consumer: row.predicts for row in certified(tmp_path / "m.safetensors", base).rows}
+    assert predicts["comfyui"] == "v (a bias spreads by 0.120)"
+    assert predicts["forge"] == "noise (there is no m.yaml)"  # it looks for the bias under another name
 
 
 def test_comfyui_tells_the_family_by_the_form_of_the_unet(whole, faults):
     base, _ = whole("sd1")
     _, tensors = whole("sdxl")
-    assert "family sdxl" in faults(tensors, base, "comfyui")["comfyui"]
+    found = faults(tensors, base, "comfyui", "forge")
+    assert "family sdxl" in found["comfyui"]
+    assert "family sdxl" in found["forge"]
+
+
+SCALING = "model: {params: {denoiser_config: {params: {scaling_config: {target: sgm.denoiser_scaling.%s}}}}}"
+YAMLS = {
+    "no yaml": ("sdxl", None, True, "v (tensor v_pred)"),
+    "neither": ("sdxl", None, False, "noise (no tensor v_pred)"),
+    "scaling": ("sdxl", SCALING % "VScaling", False, "v (m.yaml)"),
+    "scaling of noise, which loses to the mark": ("sdxl", SCALING % "EpsScaling", True, "v (tensor v_pred)"),
+    "parameterization": ("sd1", 'model: {params: {parameterization: "v"}}', False, "v (m.yaml)"),
+    "parameterization of noise": ("sd1", "model: {params: {parameterization: eps}}", False, "noise (m.yaml does"),
+    "something else": ("sd1", "- v\n- VScaling", False, "noise (m.yaml does not say v)"),
+    "a mark that is SDXL's": ("sd1", None, True, "noise (there is no m.yaml)"),
+    "no YAML at all": ("sd1", "model: [v", False, "refused: the .yaml beside it cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", YAMLS)
+def test_forge_follows_a_yaml_that_says_v_and_then_the_mark(case, whole, tmp_path):
+    from sdtune.formats.consumers.applying import view_of
+    from sdtune.formats.consumers.forge import read
+
+    family, text, is_marked, expected = YAMLS[case]
+    base, tensors = whole(family)
+    if is_marked:
+        tensors["v_pred"] = torch.zeros(0)
+    if text:
+        (tmp_path / "m.yaml").write_text(text)
+    reading = read(File(path=tmp_path / "m.safetensors", kind="checkpoint", tensors=tensors), view_of(base), base)
+    assert f"refused: {reading.refused}".startswith(expected) or reading.predicts.startswith(expected)

@@ -71,7 +71,7 @@ def test_two_tensors_are_too_many(found):
 
 def test_vectors_of_another_width_are_refused_by_all(found):
     content = CARD | {"string_to_param": {"*": torch.zeros(2, 48)}}
-    assert found(content, "embedding").keys() == {"a1111", "comfyui", "kohya", "diffusers"}
+    assert found(content, "embedding").keys() == {"a1111", "forge", "comfyui", "kohya", "diffusers"}
 
 
 def test_todays_members_of_an_archive_are_refused_by_a1111(tmp_path, open_base):
@@ -129,4 +129,8 @@ def test_layers_in_another_order_are_refused_by_comfyui(found):
 
 def test_scripts_that_know_no_hypernetworks_are_at_fault_only_where_chosen(found):
     content = {64: states(0, 2), **FIELDS}
-    assert found(content, "hypernetwork", chosen=("kohya", "diffusers")).keys() == {"kohya", "diffusers"}
+    assert found(content, "hypernetwork", chosen=("kohya", "diffusers", "forge")).keys() == {
+        "kohya",
+        "diffusers",
+        "forge",
+    }
