@@ -106,6 +106,11 @@ class Row:
         return bool(self.unsupported or self.unknown or (self.weakness and self.is_otherwise))
 
     @property
+    def doubt(self) -> str:
+        """Why it may act otherwise, though nothing shows it; empty when there is no reason to think so."""
+        return "" if self.fault(is_chosen=True) else self.weakness
+
+    @property
     def _effect(self) -> str:
         where = f": {self.weights.target}" if self.weights is not None and self.weights.is_wrong else ""
         return f"another effect than trained{where}"
@@ -253,7 +258,7 @@ def certify(
         error, is_wrong = (None, False) if answers is None or scale is None else scale.judge(answers)
         is_wrong = is_wrong or (found is not None and found.is_wrong)
         judged = zip(files, readings, strict=True)
-        return [_row(name, file, reading, error, found, is_wrong=is_wrong) for file, reading in judged]
+        return [make_row(name, file, reading, error, found, is_wrong=is_wrong) for file, reading in judged]
 
     rows: list[Row] = []
     for name in asked or chosen or CONSUMERS:
@@ -265,9 +270,16 @@ def certify(
     return Certificate(rows=tuple(rows), chosen=tuple(chosen), effect=scale.effect if scale else None)
 
 
-def _row(
-    consumer: str, file: File, reading: Reading, error: float | None, weights: WeightError | None, *, is_wrong: bool
+def make_row(
+    consumer: str,
+    file: File,
+    reading: Reading,
+    error: float | None = None,
+    weights: WeightError | None = None,
+    *,
+    is_wrong: bool,
 ) -> Row:
+    """Join what a program makes of a file, and how it compares."""
     used = len(reading.used_keys())
     total = len(file.tensors) or used + len(reading.skipped) + len(reading.unknown)
     return Row(

@@ -58,7 +58,7 @@ def certify_exports(run: Run, files: Sequence[ExportedFile], registry: Registry)
             for part in probe.parts:
                 base.load(part)
             opened = [open_file(file.path, file.kind) for file in delivered]
-            chosen, asked = _programs(run.options.output)
+            chosen, asked = programs(run.options.output)
             certificate = certify(opened, base, probe, trained=trained, weights=weights, chosen=chosen, asked=asked)
     except torch.OutOfMemoryError:
         logger.warning("memory does not suffice to read the files back as other programs do; try sdtune verify")
@@ -72,7 +72,7 @@ def certify_exports(run: Run, files: Sequence[ExportedFile], registry: Registry)
     return certificate
 
 
-def _programs(output: OutputOptions) -> tuple[list[str], list[str]]:
+def programs(output: OutputOptions) -> tuple[list[str], list[str]]:
     """List the programs the files must work in, named or given a copy, and those that are asked; empty: all."""
     from sdtune.formats.consumers.table import CONSUMERS
 

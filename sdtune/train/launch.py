@@ -26,6 +26,7 @@ from sdtune.train.lock import RunLock
 from sdtune.train.memory import keep_freed_memory, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
+from sdtune.train.preflight import check_files
 from sdtune.train.previews import PreviewObserver, preview_requests
 from sdtune.train.ranks import joined_ranks
 from sdtune.train.run import run_folder
@@ -151,6 +152,7 @@ class Launch:
         self.ranks.wait()  # until all have seen the same images, none draws any
         self.screen.say(make_plan(run).render())
         if self.ranks.is_first:
+            check_files(run)
             check_space(run)
             folder.create(overwrite=overwrite)
         with self.held(folder):

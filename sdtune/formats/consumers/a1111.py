@@ -93,6 +93,8 @@ def _prediction(file: File, reading: Reading, model: DiffusionModel) -> tuple[Pr
         return "v_prediction" if is_v else "epsilon", config.name
     if model.family != "sd2":
         return "epsilon", f"there is no {config.name}"
+    if file.is_hollow:
+        return model.prediction, "the model's answer to constants will tell"
     return ("v_prediction" if _changes_constants(reading, model) else "epsilon"), "the model's answer to constants"
 
 

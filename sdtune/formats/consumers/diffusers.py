@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sdtune.models.base import DiffusionModel
 
 _NO_PEFT = "its LoRA loader needs the package peft; pip install peft"
+_NO_DORA, _NO_LAYER = "it leaves magnitudes out", "it adapted no layer for it"
 _ADAPTER = "file"
 
 
@@ -53,7 +54,7 @@ def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading
     reading = Reading()
     for layer, group in file.groups.items():
         if DORA in group:
-            reading.unknown |= dict.fromkeys(keys_of(layer, [DORA]), "it leaves magnitudes out")
+            reading.unknown |= dict.fromkeys(keys_of(layer, [DORA]), _NO_DORA)
     pipeline = _pipeline(view.family, model)
     try:
         with _quiet():
@@ -71,8 +72,49 @@ def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading
     for layer, group in taken.items():
         reading.used |= set(keys_of(layer, group))
         if f"{names.get(layer)}.weight" not in adapted:
-            reading.skip(keys_of(layer, group), "it adapted no layer for it")
+            reading.skip(keys_of(layer, group), _NO_LAYER)
     return reading
+
+
+def read_names(file: File, view: BaseView, model: DiffusionModel) -> Reading:
+    """Do the same as far as names tell: a LoRA's are converted by diffusers, and no layers are built."""
+    if file.kind != "lora":
+        return read(file, view, model)
+    if reason := _not_for_diffusers(file):
+        return Reading(unsupported=reason)
+    if find_spec("peft") is None:
+        return Reading(unsupported=_NO_PEFT)
+    reading, names = Reading(), kohya_names(view)
+    try:
+        adapted = _converted_layers(file, view, model)
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return Reading(refused=first_lines(error))
+    for layer, group in file.groups.items():
+        reading.used |= set(keys_of(layer, group))
+        reading.unknown |= dict.fromkeys(keys_of(layer, group.keys() & {DORA}), _NO_DORA)
+        if LOW_RANK.needs(group) and names.get(layer) not in adapted:
+            reading.skip(keys_of(layer, group), _NO_LAYER)
+    return reading
+
+
+def _converted_layers(file: File, view: BaseView, model: DiffusionModel) -> set[str]:
+    """Name the layers of the base model that diffusers finds in a LoRA."""
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+    from diffusers.utils import state_dict_utils as utils
+
+    tensors = dict(file.tensors)
+    with _quiet():
+        if view.family == "sdxl":
+            unet: Any = model.part("unet")
+            found, _ = StableDiffusionXLLoraLoaderMixin.lora_state_dict(tensors, unet_config=unet.config)
+        else:
+            found, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors)
+        unet_part = {name: tensor for name, tensor in found.items() if name.startswith("unet.")}
+        text_part = {name: tensor for name, tensor in found.items() if name not in unet_part}
+        named = utils.convert_unet_state_dict_to_peft(unet_part)
+        if text_part:
+            named |= utils.convert_state_dict_to_peft(utils.convert_state_dict_to_diffusers(text_part))
+    return {name.rpartition(".lora_")[0] for name in named}
 
 
 def _not_for_diffusers(file: File) -> str:
