@@ -13,8 +13,8 @@ from sdtune.errors import ConfigError, OutOfMemoryError
 from sdtune.files import parse_bytes
 from sdtune.train.assembly import assemble
 from sdtune.train.forecast import make_forecast, size
+from sdtune.train.lookahead import look_ahead
 from sdtune.train.memory import return_freed_memory
-from sdtune.train.preflight import look_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -23,6 +23,7 @@ from sdtune.train.forecast import report_memory
 from sdtune.train.inputs import open_source
 from sdtune.train.joint import Joint
 from sdtune.train.lock import RunLock
+from sdtune.train.lookahead import look_ahead
 from sdtune.train.memory import keep_freed_memory, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
@@ -187,6 +188,8 @@ class Launch:
             joint = Joint(resumption=resumption, run=run, checkpoint=checkpoint)
             self._describe(joint, damaged)
             if self.ranks.is_first:
+                run.preflight = look_ahead(run, self.registry)
+                check_files(run)
                 check_space(run)
             self._train(run, joint=joint)
 
