@@ -51,7 +51,10 @@ FORBIDDEN_CALLS = {
     "os.system", "os.popen", "eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load",
     "yaml.full_load", "print",
 }  # fmt: skip
-BROAD_EXCEPTS_ALLOWED = ("sdtune/cli/main.py", "sdtune/loader.py", "sdtune/plugins.py", "sdtune/train/observers.py")
+BROAD_EXCEPTS_ALLOWED = (
+    *("sdtune/cli/main.py", "sdtune/loader.py", "sdtune/plugins.py"),
+    *("sdtune/train/observers.py", "sdtune/train/lookahead.py"),
+)
 
 
 def relative(path: Path) -> str:

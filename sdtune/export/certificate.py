@@ -106,11 +106,6 @@ class Row:
         return bool(self.unsupported or self.unknown or (self.weakness and self.is_otherwise))
 
     @property
-    def doubt(self) -> str:
-        """Why it may act otherwise, though nothing shows it; empty when there is no reason to think so."""
-        return "" if self.fault(is_chosen=True) else self.weakness
-
-    @property
     def _effect(self) -> str:
         where = f": {self.weights.target}" if self.weights is not None and self.weights.is_wrong else ""
         return f"another effect than trained{where}"
@@ -271,13 +266,7 @@ def certify(
 
 
 def make_row(
-    consumer: str,
-    file: File,
-    reading: Reading,
-    error: float | None = None,
-    weights: WeightError | None = None,
-    *,
-    is_wrong: bool,
+    consumer: str, file: File, reading: Reading, error: float | None, weights: WeightError | None, *, is_wrong: bool
 ) -> Row:
     """Join what a program makes of a file, and how it compares."""
     used = len(reading.used_keys())

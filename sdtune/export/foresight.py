@@ -48,6 +48,11 @@ def foresee(
     return Certificate(rows=tuple(rows), chosen=tuple(chosen))
 
 
+def find_doubt(row: Row) -> str:
+    """Say why a program may act otherwise, though nothing shows it; empty when there is no reason to think so."""
+    return "" if row.fault(is_chosen=True) else row.weakness
+
+
 @torch.no_grad()
 def _foresee(file: File, name: str, view: BaseView, base: DiffusionModel) -> Row:
     reader = BEFORE_TRAINING[name]
@@ -57,7 +62,7 @@ def _foresee(file: File, name: str, view: BaseView, base: DiffusionModel) -> Row
         sample = _sample(file, view)
         is_otherwise = _try_weights(reading, sample, reader, view, base) or _try_contexts(reading, file, view, base)
     # a difference counts where the program's own rules tell its reason
-    return make_row(name, file, reading, is_wrong=is_otherwise and bool(reading.weakness))
+    return make_row(name, file, reading, None, None, is_wrong=is_otherwise and bool(reading.weakness))
 
 
 def _sample(file: File, view: BaseView) -> File:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdtune.errors import ConfigError, Problems
+from sdtune.export.artifact import KIND_TITLES
+from sdtune.export.foresight import find_doubt
 from sdtune.formats.consumers.remedies import find_remedy
 from sdtune.formats.consumers.table import TITLES
 from sdtune.train.forecast import size
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from sdtune.export.certificate import Certificate, Row
     from sdtune.train.run import Run
 
-_TITLES: Mapping[ArtifactKind, str] = {"lora": "LoRA", "checkpoint": "whole model"}
 _NOBODY = "no program reads it as trained"
 K = TypeVar("K")
 
@@ -39,7 +40,7 @@ class FileToBe:
     size_bytes: int
 
     def __str__(self) -> str:
-        facts = [_TITLES.get(self.kind, self.kind), self.dtype, size(self.size_bytes)]
+        facts = [KIND_TITLES[self.kind], self.dtype, size(self.size_bytes)]
         return ", ".join(filter(None, facts))
 
 
@@ -70,7 +71,7 @@ class Preflight:
         if self.problem:
             return [f"which programs will read the files cannot be told before training: {self.problem}"]
         complaints = _grouped((_title(row), (row.file, fault)) for row, fault in self._faults())
-        doubts = _grouped((row.file, (row.consumer, row.doubt)) for row in self._rows() if row.doubt)
+        doubts = _grouped((row.file, (row.consumer, doubt)) for row in self._rows() if (doubt := find_doubt(row)))
         return [
             *(_complaint(", ".join(names), file, fault) for (file, fault), names in complaints.items()),
             *(
@@ -116,7 +117,7 @@ class Preflight:
 
     def _readers(self, file: FileToBe) -> str:
         own = [row for row in self._rows() if row.file == file.name]
-        return ", ".join(_title(row) for row in own if not row.fault(is_chosen=True) and not row.doubt)
+        return ", ".join(_title(row) for row in own if not row.fault(is_chosen=True) and not find_doubt(row))
 
 
 def _title(row: Row) -> str:
@@ -136,8 +137,9 @@ def _grouped(pairs: Iterable[tuple[str, K]]) -> dict[K, list[str]]:
 
 
 def _described(row: Row) -> dict[str, object]:
+    doubt = find_doubt(row)
     return {
-        "verdict": row.fault(is_chosen=True) or (f"may act otherwise: {row.doubt}" if row.doubt else "good"),
+        "verdict": row.fault(is_chosen=True) or (f"may act otherwise: {doubt}" if doubt else "good"),
         "used": row.used,
         "total": row.total,
         "skipped": dict(row.skipped),

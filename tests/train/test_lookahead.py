@@ -142,7 +142,7 @@ def test_all_problems_are_told_at_once(ahead, tmp_path):
         files.check()
     titles = ["diffusers", "kohya (sd-scripts)", "ComfyUI"]
     assert [problem.message.partition(" will")[0] for problem in caught.value.problems] == titles
-    assert "or activate_output=true" in caught.value.problems[2].hint
+    assert "or with activate_output=true" in caught.value.problems[2].hint
 
 
 @pytest.mark.slow
