@@ -6,6 +6,7 @@ them, so that a program that goes wrong by its nature is told from one that only
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 
 from sdtune.export.certificate import Certificate, make_row
 from sdtune.export.weights import file_changes
+from sdtune.formats.consumers.adapters import kohya_names
 from sdtune.formats.consumers.applying import change_weight, view_of
 from sdtune.formats.consumers.table import BEFORE_TRAINING, DEFINITION
 
@@ -68,10 +70,10 @@ def _foresee(file: File, name: str, view: BaseView, base: DiffusionModel) -> Row
 def _sample(file: File, view: BaseView) -> File:
     """Keep, of an adapter's file, the smallest layer of each form, moved away from where training begins."""
     smallest: dict[object, tuple[int, str, Group]] = {}
-    groups = file.groups if file.kind == "lora" else {}
+    groups, names = (file.groups, kohya_names(view)) if file.kind == "lora" else ({}, {})
     for layer, group in groups.items():
         form = tuple(sorted((name, tensor.dim(), tensor.shape[2:]) for name, tensor in group.items()))
-        size = sum(tensor.numel() for tensor in group.values())
+        size = math.prod(view.shapes.get(f"{names.get(layer)}.weight", ()))
         if form not in smallest or size < smallest[form][0]:
             smallest[form] = size, layer, group
     tensors = {
