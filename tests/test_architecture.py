@@ -52,9 +52,9 @@ FORBIDDEN_CALLS = {
     "yaml.full_load", "print",
 }  # fmt: skip
 BROAD_EXCEPTS_ALLOWED = (
-    "sdtune/cli/main.py", "sdtune/loader.py", "sdtune/models/tokenizer.py", "sdtune/plugins.py",
-    "sdtune/train/observers.py",
-)  # fmt: skip
+    *("sdtune/cli/main.py", "sdtune/loader.py", "sdtune/models/tokenizer.py", "sdtune/plugins.py"),
+    *("sdtune/train/observers.py", "sdtune/train/lookahead.py"),
+)
 
 
 def relative(path: Path) -> str:

@@ -19,7 +19,6 @@ from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
-    from sdtune.train.plan import Plan
     from sdtune.train.resume import Given
 
 _fit_option = click.option(
@@ -76,7 +75,7 @@ def train(
         raise ConfigError(f"--{'extend' if extend else 'accept-changes'} is for --resume", hint="add --resume RUN")
     loaded = load_request(ctx, request)
     if dry_run:
-        click.echo(_plan(ctx, loaded, fit).render())
+        _show_plan(ctx, loaded, fit, as_json=False)
         return
     from sdtune.cli.progress import ConsoleScreen
     from sdtune.train.launch import start
@@ -92,18 +91,21 @@ def train(
 @click.pass_context
 def plan(ctx: click.Context, /, *, fit: str | None, as_json: bool, **given: Any) -> None:
     """Show what a run would do: images, steps, what is trained, what is written, what it takes."""
-    made = _plan(ctx, load_request(ctx, make_request(ctx, given)), fit)
-    click.echo(json.dumps(made.to_dict(), indent=1, ensure_ascii=False) if as_json else made.render())
+    _show_plan(ctx, load_request(ctx, make_request(ctx, given)), fit, as_json=as_json)
 
 
-def _plan(ctx: click.Context, loaded: Loaded, fit: str | None) -> Plan:
+def _show_plan(ctx: click.Context, loaded: Loaded, fit: str | None, *, as_json: bool) -> None:
+    """Print a plan, and then what stands against it."""
     from sdtune.train.fitting import prepare
     from sdtune.train.plan import make_plan
+    from sdtune.train.preflight import check_files
     from sdtune.train.ranks import Ranks
     from sdtune.train.run import run_folder
 
     _, run = prepare(loaded, chosen_registry(ctx), run_folder(loaded.options), Ranks(), _bytes(fit))
-    return make_plan(run)
+    made = make_plan(run)
+    click.echo(json.dumps(made.to_dict(), indent=1, ensure_ascii=False) if as_json else made.render())
+    check_files(run)
 
 
 def _bytes(fit: str | None) -> int | None:

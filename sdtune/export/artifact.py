@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ArtifactKind = Literal["lora", "embedding", "hypernetwork", "checkpoint"]
+KIND_TITLES: Mapping[ArtifactKind, str] = {
+    "lora": "LoRA",
+    "embedding": "embedding",
+    "hypernetwork": "hypernetwork",
+    "checkpoint": "whole model",
+}
 PICKLED_KINDS: frozenset[ArtifactKind] = frozenset({"embedding", "hypernetwork"})  # their usual file is a `.pt` in fp32
 
 

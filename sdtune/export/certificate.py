@@ -12,7 +12,7 @@ import torch
 from sdtune.errors import ModelError, Problems
 from sdtune.export.faults import FAULT, REMEDY, raise_if_faulty
 from sdtune.export.probe import Probe, ask, distances
-from sdtune.export.row import MOST_ROUNDING, Row
+from sdtune.export.row import MOST_ROUNDING, Row, make_row
 from sdtune.export.weights import Trained, compare_layers, compare_weights, file_changes, measure_rounding
 from sdtune.formats.consumers.applying import applied, view_of
 from sdtune.formats.consumers.reading import File, Reading, Use
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdtune.export.weights import WeightError
     from sdtune.formats.consumers.reading import BaseView, Reader
     from sdtune.models.base import DiffusionModel
 
@@ -186,7 +185,7 @@ def certify(
         error, is_wrong = (None, False) if answers is None or scale is None else scale.judge(answers)
         is_wrong = is_wrong or (found is not None and found.is_wrong)
         judged = zip(files, readings, strict=True)
-        return [_row(name, file, reading, error, found, is_wrong=is_wrong) for file, reading in judged]
+        return [make_row(name, file, reading, error, found, is_wrong=is_wrong) for file, reading in judged]
 
     rows: list[Row] = []
     for name in asked or chosen or CONSUMERS:
@@ -196,29 +195,6 @@ def certify(
     order = {file.path.name: place for place, file in enumerate(files)}
     rows.sort(key=lambda row: order[row.file])
     return Certificate(rows=tuple(rows), chosen=tuple(chosen), effect=scale.effect if scale else None)
-
-
-def _row(
-    consumer: str, file: File, reading: Reading, error: float | None, weights: WeightError | None, *, is_wrong: bool
-) -> Row:
-    used = len(reading.used_keys())
-    total = len(file.tensors) or used + len(reading.skipped) + len(reading.unknown)
-    return Row(
-        consumer=consumer,
-        file=file.path.name,
-        used=used,
-        total=total,
-        skipped=reading.skipped,
-        unknown=reading.unknown,
-        refused=reading.refused,
-        unsupported=reading.unsupported,
-        weakness=reading.weakness,
-        mistake=reading.mistake,
-        predicts=reading.predicts,
-        error=error,
-        weights=weights,
-        is_wrong=is_wrong,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sdtune.export.weights import WeightError
+    from sdtune.formats.consumers.reading import File, Reading
 
 MOST_ROUNDING = 5e-2  # beyond it an error stands in the noise that rounding alone makes
 
@@ -96,6 +97,30 @@ class Row:
         rounded = {name: None if error is None else float(f"{error:.2g}") for name, error in errors.items()}
         predicts = {"predicts": self.predicts} if self.predicts else {}
         return {"used": self.used, "total": self.total, **rounded, **predicts}
+
+
+def make_row(
+    consumer: str, file: File, reading: Reading, error: float | None, weights: WeightError | None, *, is_wrong: bool
+) -> Row:
+    """Join what a program makes of a file, and how it compares."""
+    used = len(reading.used_keys())
+    total = len(file.tensors) or used + len(reading.skipped) + len(reading.unknown)
+    return Row(
+        consumer=consumer,
+        file=file.path.name,
+        used=used,
+        total=total,
+        skipped=reading.skipped,
+        unknown=reading.unknown,
+        refused=reading.refused,
+        unsupported=reading.unsupported,
+        weakness=reading.weakness,
+        mistake=reading.mistake,
+        predicts=reading.predicts,
+        error=error,
+        weights=weights,
+        is_wrong=is_wrong,
+    )
 
 
 def _first(reasons: Mapping[str, str]) -> str:

@@ -146,6 +146,7 @@ class DiffusionModel(nn.Module, ABC):
         native_px: Side the family was trained at.
         clip_skip: Which hidden state of the text encoder is used: 1 the last, 2 the one before.
         is_exact: See `stored_weights`.
+        is_hollow: See `hollow_files`.
     """
 
     source: ModelSource
@@ -157,6 +158,7 @@ class DiffusionModel(nn.Module, ABC):
     native_px: int
     clip_skip: int
     is_exact: bool = False
+    is_hollow: bool = False
 
     def describe(self) -> str:
         """Say in a few words what the model is and how that is known, for the plan."""
@@ -223,6 +225,18 @@ class DiffusionModel(nn.Module, ABC):
                 yield
         finally:
             self.is_exact = False
+
+    @contextmanager
+    def hollow_files(self) -> Iterator[None]:
+        """Let files of the whole model be told at no cost: of matrices they hold shapes alone, on the meta device.
+
+        A family that does not look at `is_hollow` gives whole files.
+        """
+        self.is_hollow = True
+        try:
+            yield
+        finally:
+            self.is_hollow = False
 
     @abstractmethod
     def part_digest(self, part: Part) -> str:

@@ -335,6 +335,7 @@ class StableDiffusion(DiffusionModel):
             prediction=self.prediction,
             has_zero_snr=self.schedule.has_zero_snr,
             scaling_factor=self._autoencoder.scaling_factor,
+            is_hollow=self.is_hollow,
         )
 
     def enable_gradient_checkpointing(self) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sdtune.models.architecture import SDFamily
     from sdtune.models.base import Component, ModelSource, Prediction
-    from sdtune.models.storage import StoredModel
+    from sdtune.models.storage import StoredModel, StoredPart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class WholeModel:
         prediction: What the UNet predicts.
         has_zero_snr: Its noise schedule ends in pure noise.
         scaling_factor: Of the latents.
+        is_hollow: Files hold names and shapes, see `DiffusionModel.hollow_files`.
     """
 
     source: ModelSource
@@ -47,13 +48,14 @@ class WholeModel:
     prediction: Prediction
     has_zero_snr: bool
     scaling_factor: float
+    is_hollow: bool = False
 
     def webui_state_dict(self) -> dict[str, Tensor]:
         """See `DiffusionModel.webui_state_dict`."""
         tensors: dict[str, Tensor] = {}
         for component in self.family.components:
             tensors.update(to_webui(component, self._weights(component), self.family))
-            prefix, extras = self.family.prefix(component), self.storage.components[component].read_extras()
+            prefix, extras = self.family.prefix(component), self._extras(component)
             tensors.update({prefix + name: tensor for name, tensor in extras.items()})
         marks = {V_MARK: self.prediction == "v_prediction", ZERO_SNR_MARK: self.has_zero_snr}
         return tensors | {name: torch.zeros(0) for name, is_set in marks.items() if is_set}
@@ -88,11 +90,24 @@ class WholeModel:
     def _empty(self, component: Component) -> nn.Module:
         return build.build_empty(self.storage.components[component], self.family)
 
+    def _extras(self, component: Component) -> Mapping[str, Tensor]:
+        stored = self.storage.components[component]
+        if self.is_hollow:
+            return {name: torch.empty(entry.shape, device="meta") for name, entry in stored.extras.items()}
+        return stored.read_extras()
+
     def _weights(self, component: Component) -> Mapping[str, Tensor]:
         """Map canonical names to the tensors of a component, loaded or stored."""
         stored, module = self.storage.components[component], self.modules.get(component)
+        if self.is_hollow:
+            return {name: _hollow(stored, name, shape) for name, shape in stored.shapes.items()}
         if module is None:
             return {name: stored.read(name) for name in stored.entries}
         prefix = build.module_prefix(module, component)
         held = {prefix + name: stored.unround(prefix + name, t) for name, t in module.state_dict().items()}
         return held | {name: stored.read(name) for name in packed_names(module, prefix)}
+
+
+def _hollow(stored: StoredPart, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Read biases and gains, by which programs tell models apart; of a matrix give the shape."""
+    return stored.read(name) if len(shape) < 2 else torch.empty(shape, device="meta")

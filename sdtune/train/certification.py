@@ -140,7 +140,7 @@ def _certify(run: Run, rounds: Sequence[Sequence[ExportedFile]], registry: Regis
     words = [file for file in files if file.kind == "embedding"]
     probe = Probe(captions=_captions(run, [file.path.stem for file in words]), has_vae=has_vae)
     own_captions = _captions(run, [file.path.stem.removesuffix(file.suffix) for file in words])
-    chosen, asked = _programs(run.options.output)
+    chosen, asked = programs(run.options.output)
     trained = weights = None
     # as in the programs that will use the files; libraries draw numbers where they build layers
     with model.stored_weights(), evaluating(model), _generators_kept(run.device):
@@ -203,7 +203,7 @@ def _facts(certificate: Certificate) -> dict[str, dict[str, dict[str, object]]]:
     return {row.file: certificate.facts(row.file) for row in certificate.rows}
 
 
-def _programs(output: OutputOptions) -> tuple[list[str], list[str]]:
+def programs(output: OutputOptions) -> tuple[list[str], list[str]]:
     """List the programs the files must work in, named or given a copy, and those that are asked; empty: all."""
     from sdtune.export.folders import tell_webui
     from sdtune.formats.consumers.table import CONSUMERS

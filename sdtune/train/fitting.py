@@ -13,6 +13,7 @@ from sdtune.errors import ConfigError, OutOfMemoryError
 from sdtune.files import parse_bytes
 from sdtune.train.assembly import assemble
 from sdtune.train.forecast import make_forecast, size
+from sdtune.train.lookahead import look_ahead
 from sdtune.train.memory import return_freed_memory
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def parse_size(text: str) -> int:
 def prepare(
     loaded: Loaded, registry: Registry, folder: RunFolder, ranks: Ranks, fit_bytes: int | None = None
 ) -> tuple[Loaded, Run]:
-    """Assemble a run with its forecast; where memory is limited, with settings that fit.
+    """Assemble a run, with its forecast and what programs will make of its files; in limited memory one that fits.
 
     Returns:
         The options as they are now, and the run.
@@ -76,12 +77,13 @@ def prepare(
     if fit_bytes is not None and ranks.size > 1:
         raise ConfigError("--fit is for one process", hint="choose by `sdtune plan --fit SIZE`, then give the options")
     run = assemble(loaded, registry, folder, ranks)
-    if fit_bytes is None and not loaded.options.log.forecast:
-        return loaded, run
-    run.forecast = make_forecast(run)
-    if fit_bytes is None:
-        return loaded, run
-    return _Fitter(registry, folder, fit_bytes).fit(loaded, run)
+    if fit_bytes is not None or loaded.options.log.forecast:
+        run.forecast = make_forecast(run)
+    if fit_bytes is not None:
+        loaded, run = _Fitter(registry, folder, fit_bytes).fit(loaded, run)
+    if ranks.is_first:
+        run.preflight = look_ahead(run, registry)
+    return loaded, run
 
 
 class _Fitter:

@@ -23,9 +23,11 @@ from sdtune.train.forecast import report_memory
 from sdtune.train.inputs import open_source
 from sdtune.train.joint import Joint
 from sdtune.train.lock import RunLock
+from sdtune.train.lookahead import look_ahead
 from sdtune.train.memory import keep_freed_memory, return_freed_memory
 from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
 from sdtune.train.plan import make_plan
+from sdtune.train.preflight import check_files
 from sdtune.train.previews import PreviewObserver, preview_requests
 from sdtune.train.ranks import joined_ranks
 from sdtune.train.run import run_folder
@@ -151,6 +153,7 @@ class Launch:
         self.ranks.wait()  # until all have seen the same images, none draws any
         self.screen.say(make_plan(run).render())
         if self.ranks.is_first:
+            check_files(run)
             check_space(run)
             folder.create(overwrite=overwrite)
         with self.held(folder):
@@ -185,6 +188,8 @@ class Launch:
             joint = Joint(resumption=resumption, run=run, checkpoint=checkpoint)
             self._describe(joint, damaged)
             if self.ranks.is_first:
+                run.preflight = look_ahead(run, self.registry)
+                check_files(run)
                 check_space(run)
             self._train(run, joint=joint)
 

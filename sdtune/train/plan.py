@@ -66,6 +66,7 @@ class Plan:
         notes: Things that may surprise, one line each.
         steps: Optimizer steps of the run.
         forecast: Memory, disk and time in numbers; None: not asked for.
+        files: The files, and what each program will make of them; None: not asked for.
     """
 
     facts: dict[str, str]
@@ -73,6 +74,7 @@ class Plan:
     notes: tuple[str, ...]
     steps: int
     forecast: dict[str, Any] | None = None
+    files: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values."""
@@ -121,7 +123,7 @@ def make_plan(run: Run) -> Plan:
         "steps": _steps_text(run),
         **_processes_facts(run),
         "optimizer": _optimizer_text(run),
-        "file": _file_text(run, sum(group.parameters for group in trained)),
+        **((run.preflight and run.preflight.facts()) or _file_facts(run, sum(group.parameters for group in trained))),
         "checkpoints": describe_saving(run),
         "folder": str(run.folder.path),
         **(run.forecast.facts() if run.forecast else {}),
@@ -136,6 +138,7 @@ def make_plan(run: Run) -> Plan:
         notes=(*run.fitted, *surprises, *run.frozen, *_notes(run), *(_worst(diagnosis) if diagnosis else ())),
         steps=run.timetable.steps,
         forecast=run.forecast.to_dict() if run.forecast else None,
+        files=run.preflight.to_dict() if run.preflight else None,
     )
 
 
@@ -237,17 +240,19 @@ def _optimizer_text(run: Run) -> str:
     return f"{optimizer.name}{f' ({args})' if args else ''}, learning rate {schedule.name}{rise}"
 
 
-def _file_text(run: Run, parameters: int) -> str:
+def _file_facts(run: Run, parameters: int) -> dict[str, str]:
     if run.method.kind == "checkpoint":
-        return f"{run.folder.exports / run.name}.safetensors, the whole model in {run.options.save.dtype}"
-    if run.method.kind in PICKLED_KINDS:
-        return f"{run.folder.exports}/*.pt, about {parameters * 4 / 1024:.0f} KiB in fp32"
-    size = parameters * _BYTES[run.options.save.dtype]
-    return f"{run.folder.exports / run.name}.safetensors, about {size / 2**20:.1f} MiB in {run.options.save.dtype}"
+        text = f"{run.folder.exports / run.name}.safetensors, the whole model in {run.options.save.dtype}"
+    elif run.method.kind in PICKLED_KINDS:
+        text = f"{run.folder.exports}/*.pt, about {parameters * 4 / 1024:.0f} KiB in fp32"
+    else:
+        size = parameters * _BYTES[run.options.save.dtype]
+        text = f"{run.folder.exports / run.name}.safetensors, about {size / 2**20:.1f} MiB in {run.options.save.dtype}"
+    return {"file": text}
 
 
 def _notes(run: Run) -> list[str]:
-    notes = []
+    notes = list(run.preflight.notes()) if run.preflight else []
     if cut := _cut_captions_text(run):
         notes.append(cut)
     if not run.options.model.weighted_words and (text := next(filter(has_weights, _captions(run)), "")):

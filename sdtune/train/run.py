@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sdtune.train.forecast import Forecast
     from sdtune.train.info import OptimizerSnapshot
     from sdtune.train.method import Method, ParamGroup
+    from sdtune.train.preflight import Preflight
     from sdtune.train.timetable import Timetable
 
 _LINKS = frozenset({",", "a", "an", "and", "at", "by", "in", "of", "on", "the", "with"})
@@ -84,6 +85,7 @@ class Run:
         device: Where the model computes.
         ranks: This process among those of the training.
         forecast: What it will take; None: not asked for.
+        preflight: Which programs will read its files; None: not asked for, or there is nothing to tell.
         fitted: A note for each option that was changed so that it fits into memory.
         texts: Captions' and preview prompts' conditioning, once cached; None while the text encoder is in use.
         held_out: Images that are measured and not trained on; None: there are none.
@@ -107,6 +109,7 @@ class Run:
     frozen: tuple[str, ...] = ()
     ranks: Ranks = field(default_factory=Ranks)
     forecast: Forecast | None = None
+    preflight: Preflight | None = None
     fitted: tuple[str, ...] = ()
     texts: TextCache | None = None
     held_out: HeldOut | None = None
@@ -157,8 +160,8 @@ class Run:
             counts[shape.bucket] += count
         return dict(sorted(counts.items(), key=lambda item: (-item[0].width * item[0].height, item[0])))
 
-    def info(self, step: int, suffix: str) -> RunInfo:
-        """Give the facts an exported file tells about the run."""
+    def info(self, step: int, suffix: str, *, has_hashes: bool = True) -> RunInfo:
+        """Give the facts an exported file tells about the run; hashing a base model for the first time takes long."""
         from sdtune.export.sidecar import newest_picture
 
         source = self.model.source
@@ -176,8 +179,8 @@ class Run:
             clip_skip=self.model.clip_skip,
             zero_terminal_snr=self.model.schedule.has_zero_snr,
             base_name=source.name,
-            base_digest=file_digest(source.path),
-            base_legacy_digest=legacy_digest(source.path),
+            base_digest=file_digest(source.path) if has_hashes else "",
+            base_legacy_digest=legacy_digest(source.path) if has_hashes else "",
             images=self.index.instances,
             regularization=self.index.regularization,
             buckets=self.bucket_counts(),

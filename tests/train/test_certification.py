@@ -18,6 +18,7 @@ from sdtune.errors import ModelError, StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command, resume_training, train
 from sdtune.testing.tiny import tiny_model
+from sdtune.train import fitting
 from sdtune_lora.method import LoraMethod
 
 BUNDLED = [sdtune_lora, sdtune_lycoris, sdtune_dreambooth, sdtune_textual_inversion, sdtune_hypernetwork]
@@ -119,6 +120,13 @@ def test_the_file_tells_it(options, tmp_path):
     assert told["kohya"].keys() == {"used", "total", "error", "weights"}
 
 
+@pytest.fixture
+def untold(monkeypatch):
+    """Let runs begin of which it is known already that a program will not read their files."""
+    monkeypatch.setattr(fitting, "look_ahead", lambda run, registry: None)
+
+
+@pytest.mark.usefixtures("untold")
 def test_a_chosen_program_that_cannot_is_an_error_and_the_file_stays(options, tmp_path):
     chosen = ("method=hypernetwork", "output.consumers=[diffusers]")
     with pytest.raises(ModelError, match=r"diffusers does not use thing.pt as trained: not supported"):
@@ -127,6 +135,7 @@ def test_a_chosen_program_that_cannot_is_an_error_and_the_file_stays(options, tm
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "done"
 
 
+@pytest.mark.usefixtures("untold")
 @pytest.mark.parametrize("option", ["webui_dir", "comfyui_dir"])
 def test_a_folder_that_gets_a_copy_chooses_its_program(option, options, tmp_path):
     (tmp_path / "ui").mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -11,7 +10,6 @@ from sdtune.api import ConfigError, Method, ModelError, ParamGroup, Wrapper
 from sdtune_hypernetwork.config import HypernetworkOptions
 from sdtune_hypernetwork.files import (
     Facts,
-    explain_comfyui,
     make_artifact,
     make_sidecar,
     read_hypernetwork,
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from sdtune.api import DiffusionModel, PickledArtifact, RunInfo, Target
     from sdtune_hypernetwork.config import ChainOptions
 
-logger = logging.getLogger(__name__)
 GROUP = "hypernetwork"
 _SIDES = {".to_k": "k", ".to_v": "v"}
 
@@ -60,8 +57,6 @@ class HypernetworkMethod(Method[HypernetworkOptions]):
         layers = {target.path: self._wrap(target, chain) for target in sites}
         for path, layer in layers.items():
             model.replace(path, layer)
-        if problem := explain_comfyui(self._exported_form):
-            logger.warning("%s", problem)
         params = {f"hypernetwork.{name}": parameter for name, parameter in self._trained.learned()}
         count = sum(layer.trained is not None for layer in layers.values())
         return [ParamGroup(name=GROUP, part="unet", params=params, lr=self.config.lr, modules=count)]
@@ -84,11 +79,6 @@ class HypernetworkMethod(Method[HypernetworkOptions]):
     def is_whole_in_files(self) -> bool:
         """Tell whether it is trained alone, at full strength: a file holds neither a chain nor a strength."""
         return not self.config.chain and self.config.strength == 1
-
-    @property
-    def _exported_form(self) -> Form:
-        form = self._trained.form
-        return form if self.config.export_dropout else form.without_dropout
 
     def _wrap(self, target: Target, chain: Sequence[tuple[Hypernetwork, ChainOptions]]) -> ContextLayer:
         size, side = _width(target), _SIDES[target.path[-len(".to_k") :]]

@@ -1,4 +1,3 @@
-import logging
 from types import SimpleNamespace
 
 import pytest
@@ -211,14 +210,6 @@ def test_a_file_that_fits_nowhere_is_told(option, model, foreign):
 def test_a_size_the_model_lacks_is_told(model):
     with pytest.raises(ConfigError, match="no context of width 320, 768; it has 32, 64, 128"):
         attach(model, sizes="64,320,768")
-
-
-def test_what_comfyui_computes_otherwise_is_told_before_training(make_model, caplog):
-    with caplog.at_level(logging.WARNING):
-        attach(make_model(), dropout=(0, 0.1, 0))
-        assert not caplog.records
-        attach(make_model(), dropout=(0, 0.1, 0), export_dropout=True)
-    assert "ComfyUI leaves dropout on" in caplog.text
 
 
 def test_a_short_caption_beside_a_long_one_is_answered_as_if_alone(model):

@@ -10,7 +10,6 @@ from sdtune_lycoris.config import USES, LycorisOptions
 from sdtune_lycoris.layers import LycorisLayer, NormLayer
 from sdtune_lycoris.plan import LayerPlan, make_groups, part_rate, plan_layers, trained_parts
 from sdtune_lycoris.presets import unet_norms
-from sdtune_lycoris.support import form, support_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,11 +55,6 @@ class LycorisMethod(Method[LycorisOptions]):
                 *((path, norm.factors, rate) for path, norm in self._norms.items()),
             ]
         )
-
-    def notes(self) -> Sequence[str]:
-        """Tell which programs will not apply the file."""
-        forms = {form(layer.settings, as_diff=self._is_diff(layer)): None for layer in self._layers.values()}
-        return support_notes([*forms, *(["norms"] if self._norms else [])])
 
     def export(self, model: DiffusionModel, run: RunInfo) -> Iterator[Artifact]:
         """Give one file with kohya-style names."""

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 import sdtune_lycoris
 from sdtune_lycoris.config import USES, DyloraOptions, LycorisOptions
-from sdtune_lycoris.support import PROGRAMS, SUPPORT
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -89,9 +88,3 @@ def test_the_readme_tells_every_option_and_no_other(title, options):
     section = README.partition(title)[2].partition("\n## ")[0]
     told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section, re.MULTILINE)
     assert set(re.findall(r"\w+", " ".join(told))) == options.model_fields.keys()
-
-
-@pytest.mark.parametrize("form", SUPPORT)
-def test_the_readme_tells_what_each_program_reads(form):
-    cells = ["yes" if program in SUPPORT[form] else "no" for program in PROGRAMS]
-    assert f"| {form} | {' | '.join(cells)} |" in README

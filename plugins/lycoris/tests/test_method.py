@@ -174,11 +174,3 @@ def test_resume_repeats_the_uninterrupted_run(tmp_path, options, method):
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert whole.timetable.steps == 4
-
-
-@pytest.mark.slow
-def test_the_plan_tells_which_programs_read_the_file(tmp_path, options):
-    from sdtune.train.plan import make_plan
-
-    run = train([sdtune_lycoris], *options, *METHODS[0], f"output.dir={tmp_path / 'run'}")
-    assert any("not in sd-scripts (lokr)" in note for note in make_plan(run).notes)

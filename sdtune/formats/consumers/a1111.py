@@ -93,6 +93,8 @@ def _prediction(file: File, reading: Reading, model: DiffusionModel) -> tuple[Pr
         return "v_prediction" if is_v else "epsilon", config.name
     if model.family != "sd2":
         return "epsilon", f"there is no {config.name}"
+    if file.is_hollow:
+        return model.prediction, "the model's answer to constants will tell"
     return ("v_prediction" if _changes_constants(reading, model) else "epsilon"), "the model's answer to constants"
 
 
@@ -148,7 +150,8 @@ def _family_in_list(metadata: Mapping[str, str]) -> str:
 def _weakness(algorithm: Algorithm, group: Group) -> str:
     if adapters.has_row_magnitudes(group):
         return "it takes DoRA's magnitudes of output rows for those of input columns"
-    return "it passes over the alpha of GLoRA" if "a1.weight" in algorithm.names else ""
+    has_scale = "a1.weight" in algorithm.names and adapters.scale(algorithm, group) != 1
+    return "it passes over the alpha of GLoRA" if has_scale else ""
 
 
 def _layers(view: BaseView) -> Iterator[tuple[str, str]]:

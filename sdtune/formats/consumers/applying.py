@@ -83,6 +83,19 @@ def _on_device(words: dict[str, Any], device: torch.device) -> dict[str, dict[st
     return {word: {name: own.to(device) for name, own in encoders.items()} for word, encoders in words.items()}
 
 
+def change_weight(reading: Reading, use: Use, weight: Tensor) -> Tensor | None:
+    """Give the weight that a program makes of a base model's (float32); None: it fails, which the reading tells."""
+    try:
+        return use.change(weight)
+    except NeverError as error:
+        reading.unknown |= dict.fromkeys(use.keys, str(error))
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        reading.skip(use.keys, f"it cannot be applied: {first_lines(error)}")
+    return None
+
+
 class _Swap:
     """Gives a layer other weights while it computes."""
 
@@ -99,15 +112,8 @@ class _Swap:
         for reading, use in self._uses:
             leaf = use.target.rpartition(".")[2]
             weight = layer.get_parameter(leaf)
-            try:
-                changed = use.change(weight.detach().float())
-            except NeverError as error:
-                reading.unknown |= dict.fromkeys(use.keys, str(error))
-                continue
-            except (RuntimeError, ValueError, KeyError, IndexError) as error:
-                if is_out_of_memory(error):
-                    raise
-                reading.skip(use.keys, f"it cannot be applied: {first_lines(error)}")
+            changed = change_weight(reading, use, weight.detach().float())
+            if changed is None:
                 continue
             self._kept.setdefault(leaf, weight)
             setattr(layer, leaf, nn.Parameter(changed.to(weight.dtype), requires_grad=False))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from sdtune.formats.consumers.dialects import Renamed
     from sdtune.formats.consumers.reading import Change
     from sdtune.models.base import DiffusionModel
 
@@ -48,14 +49,8 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
 
 def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading:
     meant = dialects.as_meant(file, view)
-    if reason := dialects.only_hcp(file) or _not_for_diffusers(meant.file):
+    if reason := _never_read(file, meant):
         return Reading(unsupported=reason)
-    if find_spec("peft") is None:
-        return Reading(unsupported=_NO_PEFT)
-    reading = Reading()
-    for layer, group in file.groups.items():
-        if DORA in group:
-            reading.unknown |= dict.fromkeys(keys_of(layer, [DORA]), "it leaves magnitudes out")
     pipeline = _pipeline(view.family, model)
     # alpha in the metadata is read of files alone
     given: Any = str(file.path) if dialects.METADATA in file.metadata else dict(file.tensors)
@@ -65,22 +60,71 @@ def _read_adapters(file: File, view: BaseView, model: DiffusionModel) -> Reading
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
         if is_out_of_memory(error):
             raise
-        reading.refused = first_lines(error)
-        return reading
+        return Reading(refused=first_lines(error))
     else:
-        reading.uses = list(_adapted(model))
+        uses = list(_adapted(model))
     finally:
         with _quiet():
             pipeline.unload_lora_weights()
-    adapted, found = {use.target for use in reading.uses}, Reading()
+    reading = _note_layers(file, meant, {use.target.removesuffix(".weight") for use in uses})
+    reading.uses = uses
+    return reading
+
+
+def read_names(file: File, view: BaseView, model: DiffusionModel) -> Reading:
+    """Do the same as far as names tell: a LoRA's are converted by diffusers, and no layers are built."""
+    if file.kind != "lora":
+        return read(file, view, model)
+    meant = dialects.as_meant(file, view)
+    if reason := _never_read(file, meant):
+        return Reading(unsupported=reason)
+    try:
+        adapted = _converted_layers(file, view, model)
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return Reading(refused=first_lines(error))
+    return _note_layers(file, meant, adapted)
+
+
+def _never_read(file: File, meant: Renamed) -> str:
+    """Say why such a file is never read; empty when it is."""
+    if reason := dialects.only_hcp(file) or _not_for_diffusers(meant.file):
+        return reason
+    return "" if find_spec("peft") else _NO_PEFT
+
+
+def _note_layers(file: File, meant: Renamed, adapted: set[str]) -> Reading:
+    """Note the keys of a file: those of layers that were adapted, of others, and what is left out."""
+    reading = Reading()
     for layer, group in meant.file.groups.items():
         if LOW_RANK.needs(group):
-            found.used |= set(keys_of(layer, group))
-            if f"{meant.names.get(layer)}.weight" not in adapted:
-                found.skip(keys_of(layer, group), "it adapted no layer for it")
-    found = meant.undo(found)
-    reading.used, reading.skipped = found.used, found.skipped
+            reading.used |= set(keys_of(layer, group))
+            if meant.names.get(layer) not in adapted:
+                reading.skip(keys_of(layer, group), "it adapted no layer for it")
+    reading = meant.undo(reading)
+    for layer, group in file.groups.items():
+        if DORA in group:
+            reading.unknown |= dict.fromkeys(keys_of(layer, [DORA]), "it leaves magnitudes out")
     return reading
+
+
+def _converted_layers(file: File, view: BaseView, model: DiffusionModel) -> set[str]:
+    """Name the layers of the base model that diffusers finds in a LoRA."""
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+    from diffusers.utils import state_dict_utils as utils
+
+    tensors = dict(file.tensors)
+    with _quiet():
+        if view.family == "sdxl":
+            unet: Any = model.part("unet")
+            found, _ = StableDiffusionXLLoraLoaderMixin.lora_state_dict(tensors, unet_config=unet.config)
+        else:
+            found, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors)
+        unet_part = {name: tensor for name, tensor in found.items() if name.startswith("unet.")}
+        text_part = {name: tensor for name, tensor in found.items() if name not in unet_part}
+        named = utils.convert_unet_state_dict_to_peft(unet_part)
+        if text_part:
+            named |= utils.convert_state_dict_to_peft(utils.convert_state_dict_to_diffusers(text_part))
+    return {name.rpartition(".lora_")[0] for name in named}
 
 
 def _not_for_diffusers(file: File) -> str:

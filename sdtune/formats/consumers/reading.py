@@ -146,6 +146,11 @@ class File:
         return dict(found)
 
     @property
+    def is_hollow(self) -> bool:
+        """Whether its matrices have shapes and no values, since they are not trained yet."""
+        return any(tensor.is_meta for tensor in self.tensors.values())
+
+    @property
     def is_pickled(self) -> bool:
         """Whether it is a `.pt` and not a safetensors file."""
         return self.path.suffix != ".safetensors"

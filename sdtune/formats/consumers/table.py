@@ -18,6 +18,8 @@ CONSUMERS: Mapping[str, Reader] = {
     "kohya": kohya.read,
     "diffusers": diffusers.read,
 }
+BEFORE_TRAINING: Mapping[str, Reader] = {**CONSUMERS, "diffusers": diffusers.read_names}
+"""The same for files that are not trained yet: by names and shapes, and nothing is put into the base model."""
 AS_MEANT = "file"
 TITLES: Mapping[str, str] = {
     "a1111": "A1111",
