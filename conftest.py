@@ -19,8 +19,10 @@ os.environ.pop("SDTUNE_DISABLE_PLUGINS", None)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests of one file and one family together where whole groups are given out (`--dist loadgroup`).
 
-    The slow ones share trainings, which a second process would repeat.
+    The slow ones share trainings, which a second process would repeat. The longest come first: one that began last
+    would be waited for by all other processes.
     """
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         name = item.name.partition("[")[2]
         family = name.partition("-")[0] if name.startswith("sd") else ""
@@ -31,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDTUNE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_disks() -> Iterator[None]:
+    """Only a loss of power shows whether a file had reached the disk, and a run waits for that dozens of times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _descriptor: None)
         yield
 
 
