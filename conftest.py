@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 # Before anything imports torch or a hub client: they read these once.
 os.environ |= {"HF_HUB_OFFLINE": "1", "SDTUNE_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ.pop("SDTUNE_DISABLE_PLUGINS", None)
+
+_FROZEN_MODULES = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,6 +45,17 @@ def _no_waiting_for_disks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections(request: pytest.FixtureRequest) -> None:
+    """Every run collects garbage a few times: let it pass over all tests and imported modules, half a second each."""
+    stash, now = request.config.stash, len(sys.modules)
+    if now > stash.get(_FROZEN_MODULES, 0) + 100:
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        stash[_FROZEN_MODULES] = now
 
 
 @pytest.fixture(autouse=True)
