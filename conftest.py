@@ -39,11 +39,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _no_waiting_for_disks() -> Iterator[None]:
-    """Only a loss of power shows whether a file had reached the disk, and a run waits for that dozens of times."""
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting_for_disks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Only a loss of power shows whether a file had reached the disk, and a run waits for that dozens of times.
+
+    Tests of faults end processes in the middle of a save, which takes there what it takes.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _descriptor: None)
+        if "faults" not in request.path.parts:
+            patch.setattr(os, "fsync", lambda _descriptor: None)
         yield
 
 
