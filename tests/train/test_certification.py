@@ -16,7 +16,7 @@ import sdtune_textual_inversion
 from sdtune.errors import ModelError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command, train
-from sdtune.testing.tiny import SHALLOW, tiny_model
+from sdtune.testing.tiny import tiny_model
 
 BUNDLED = [sdtune_lora, sdtune_lycoris, sdtune_dreambooth, sdtune_textual_inversion, sdtune_hypernetwork]
 METHODS = {
@@ -45,7 +45,7 @@ def options(tmp_path_factory):
     def options(run, family="sd1"):
         path = folder / family / "tiny.safetensors"
         if not path.exists():
-            tiny_model(path, family, depths=SHALLOW.get(family))
+            tiny_model(path, family)
         return (
             *(f"model.path={path}", f"data.path={images}", "data.resolution=128x64", "data.cache.latents=ram"),
             *(f"output.dir={run}", "output.name=thing", "output.certify=true", "log.tensorboard=false"),
