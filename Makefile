@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 EXTRAS ?= dev,bnb,optim
-# One thread per worker: two workers with a thread each beat one worker with two.
-TEST_ENV := OMP_NUM_THREADS=1
+# One thread per worker: two workers with a thread each beat one worker with two. Bytecode is kept, whatever the shell
+# says: the slow tests need not compile again what the fast ones did.
+TEST_ENV := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 RUN_PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS)
 
 # The first Python that is new enough and can make a virtual environment; `make PYTHON=... demo` chooses another.
@@ -27,7 +28,7 @@ test-fast: $(STAMP)
 	$(RUN_PYTEST) -m "not slow"
 
 test-slow: $(STAMP)
-	$(RUN_PYTEST) -m slow --dist loadgroup --durations=5
+	$(RUN_PYTEST) -m slow --dist loadgroup --no-loadscope-reorder --durations=5
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import shutil
@@ -83,11 +82,8 @@ def write(tmp_path_factory):
 @pytest.fixture(scope="module", params=product(MODELS, FORMS), ids="-".join)
 def stored(request, write):
     """Name a model and its form, with the options that open it."""
-    gc.collect()
-    gc.freeze()  # a run collects garbage a few times: faster without all the modules that are imported by now
     with write(*request.param, SHALLOW) as options:
         yield *request.param, options
-    gc.unfreeze()
 
 
 @pytest.fixture

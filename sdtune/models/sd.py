@@ -122,9 +122,10 @@ class StableDiffusion(DiffusionModel):
 
     def unload(self, part: Part) -> None:
         """See `DiffusionModel.unload`."""
-        if self.is_loaded(part):
-            for component in self._family.components_of(part):
-                delattr(self, component)
+        if not self.is_loaded(part):
+            return
+        for component in self._family.components_of(part):
+            delattr(self, component)
         if part == "vae":
             self._autoencoder.release()
         gc.collect()  # modules are full of reference cycles: without this the memory stays until some later collection

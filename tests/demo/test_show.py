@@ -15,6 +15,7 @@ def run(folder, *, overwrite=False):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_subject_is_learned_and_delivered(tmp_path):
     shown = run(tmp_path / "demo")
     assert shown.after > 0.55

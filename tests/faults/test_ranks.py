@@ -18,6 +18,7 @@ from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
 from sdtune.train.checkpoint import list_checkpoints
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 SCRIPT = Path(__file__).with_name("train_here.py")
 STEPS = 8
 
@@ -85,7 +86,6 @@ def made(tmp_path_factory):
     return made
 
 
-@pytest.mark.slow
 def test_f07_one_and_two_processes_train_alike(made):
     alone, shared = made["alone"], made["shared"]
     assert made["facts"]["world_size"] == 2
@@ -96,14 +96,12 @@ def test_f07_one_and_two_processes_train_alike(made):
     torch.testing.assert_close(weights(shared), weights(alone), rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_f07_one_and_two_processes_have_one_schedule(made):
     alone, shared = ((made[name] / "schedule.jsonl").read_bytes() for name in ("alone", "shared"))
     assert alone == shared
     assert alone.count(b"\n") == STEPS
 
 
-@pytest.mark.slow
 def test_f25_a_stop_of_one_process_stops_all_and_saves(made):
     code, codes, said = made["stopped"]
     assert codes == {"exit-0": 75, "exit-1": 75}
@@ -113,7 +111,6 @@ def test_f25_a_stop_of_one_process_stops_all_and_saves(made):
     assert re.search(r"^processes +2, visits of a step: 3 in all, 1 or 2 each$", said, re.MULTILINE)
 
 
-@pytest.mark.slow
 def test_f25_the_death_of_one_process_ends_the_other_with_its_state_saved(made):
     code, codes, said = made["killed"]
     assert codes == {"exit-0": 5}

@@ -1,6 +1,5 @@
 """Going on with a run: F01-F06, F08 and F22 of the fault table."""
 
-import gc
 import json
 import math
 import os
@@ -42,14 +41,6 @@ CASES = [
     ("dylora", "fp32"),
 ]
 POINTS = {"step 1": 1, "mid epoch": 2, "epoch end": 3, "epoch end + 1": 4}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections():
-    """Every start of a run collects garbage: let it pass over what the imports left, half a second each time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,7 @@ def saved_step(path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_f09_a_hundred_kills_lose_nothing_that_was_saved(faults, options, straight, tmp_path):
     path = tmp_path / "run"
     path.mkdir()

@@ -13,7 +13,7 @@ from sdtune.models.architecture import FAMILIES
 from sdtune.models.autoencoder import choose_dtype
 from sdtune.models.base import ModelSource
 from sdtune.models.sd import StableDiffusion
-from sdtune.testing.tiny import tiny_model
+from sdtune.testing.tiny import SHALLOW, tiny_model
 
 PREFIX = "first_stage_model."
 
@@ -126,7 +126,7 @@ def test_what_is_no_vae_of_the_model_is_refused_in_a_line(tmp_path, base, tensor
 
 
 def test_the_vae_of_another_family_is_refused(tmp_path, base):
-    folder = tiny_model(tmp_path / "xl", "sdxl")
+    folder = tiny_model(tmp_path / "xl", "sdxl", depths=SHALLOW["sdxl"])
     with pytest.raises(ModelError, match="another kind of model"):
         open_with(base, vae=folder)
 
@@ -156,7 +156,9 @@ def test_float16_is_left_where_numbers_grow_too_large(dtype, config, overflows, 
 
 
 def test_an_sdxl_run_in_float16_holds_its_vae_in_float32_and_says_so(tmp_path):
-    model = open_with(tiny_model(tmp_path / "xl.safetensors", "sdxl"), family="sdxl", dtype=torch.float16)
+    model = open_with(
+        tiny_model(tmp_path / "xl.safetensors", "sdxl", depths=SHALLOW["sdxl"]), family="sdxl", dtype=torch.float16
+    )
     model.load("vae")
     assert (model.dtype_of("vae"), model.part("vae").dtype, model.dtype_of("unet")) == (
         torch.float32,

@@ -13,7 +13,7 @@ from sdtune.errors import ModelError
 from sdtune.models.architecture import FAMILIES
 from sdtune.models.base import ModelSource
 from sdtune.models.sd import StableDiffusion
-from sdtune.testing.tiny import tiny_model
+from sdtune.testing.tiny import SHALLOW, tiny_model
 
 BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 NAMES = ["sd1", "sd2", "sdxl"]
@@ -22,7 +22,9 @@ NAMES = ["sd1", "sd2", "sdxl"]
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    return {family: tiny_model(folder / f"{family}.safetensors", family) for family in NAMES}
+    return {
+        family: tiny_model(folder / f"{family}.safetensors", family, depths=SHALLOW.get(family)) for family in NAMES
+    }
 
 
 def opened(path, family, **options):

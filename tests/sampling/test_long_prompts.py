@@ -10,14 +10,14 @@ from sdtune.models.base import ModelSource
 from sdtune.models.sd import StableDiffusion
 from sdtune.sampling.request import PictureRequest
 from sdtune.sampling.sampler import encode_prompts, sample_latents
-from sdtune.testing.tiny import tiny_model
+from sdtune.testing.tiny import SHALLOW, tiny_model
 
 LONG = ", ".join(["a photo of a cat"] * 30)
 
 
-@pytest.fixture(params=["sd1", "sdxl"])
-def model(request, tmp_path):
-    path = tiny_model(tmp_path / "model", request.param)
+@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+def model(request, tmp_path_factory):
+    path = tiny_model(tmp_path_factory.mktemp("tiny") / "model", request.param, depths=SHALLOW.get(request.param))
     source = ModelSource(
         path=path,
         name="model",

@@ -15,7 +15,7 @@ import sdtune_textual_inversion
 from sdtune.errors import ConfigError, NumericsError, StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
-from sdtune.testing.tiny import tiny_model, tiny_sd1
+from sdtune.testing.tiny import SHALLOW, tiny_model, tiny_sd1
 from sdtune.train.checkpoint import list_checkpoints
 from sdtune.train.observers import Observer
 
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(tm
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_only_what_trains_stays_in_memory_where_outputs_are_cached(tmp_path, options, family):
-    path = tiny_model(tmp_path / family, family)
+    path = tiny_model(tmp_path / family, family, depths=SHALLOW.get(family))
     seen = []
 
     class Look(Observer):

@@ -14,7 +14,7 @@ from sdtune.export.deliver import deliver
 from sdtune.models.sidecar import read_sidecar
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train
-from sdtune.testing.tiny import tiny_model
+from sdtune.testing.tiny import SHALLOW, tiny_model
 
 PLUGINS = [sdtune_lora, sdtune_dreambooth]
 
@@ -34,7 +34,7 @@ def run(images, tmp_path_factory):
         root = tmp_path_factory.mktemp(family)
         return train(
             PLUGINS,
-            f"model.path={tiny_model(root / 'base.safetensors', family)}",
+            f"model.path={tiny_model(root / 'base.safetensors', family, depths=SHALLOW.get(family))}",
             f"data.path={images}",
             "data.resolution=64",
             "data.cache.latents=ram",

@@ -30,7 +30,7 @@ def images(tmp_path_factory):
     return folder.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def options(model, images):
     def make(output, *more):
         return [
@@ -105,18 +105,25 @@ VARIANTS = {
 }
 
 
+@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS.keys())
+def straight(request, options, tmp_path_factory):
+    """A run that nobody stopped, and what it is trained with."""
+    folder = tmp_path_factory.mktemp("straight")
+    train(PLUGINS, *options(folder, *request.param))
+    return folder, request.param
+
+
 @pytest.mark.parametrize("stop", [1, 3, 5])
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 @pytest.mark.slow
-def test_stopping_and_resuming_changes_no_bit(tmp_path, options, variant, stop):
-    train(PLUGINS, *options(tmp_path / "straight", *variant))
+def test_stopping_and_resuming_changes_no_bit(tmp_path, options, straight, stop):
+    straight, variant = straight
     with pytest.raises(StoppedError):
         train(PLUGINS, *options(tmp_path / "stopped", *variant), stop_after=stop)
     torch.manual_seed(99)  # whatever the process did meanwhile
     resume_training(PLUGINS, tmp_path / "stopped")
-    assert losses(tmp_path / "straight") == losses(tmp_path / "stopped")
-    assert same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
-    first, second = (tmp_path / name / "exports" / "thing.safetensors" for name in ("straight", "stopped"))
+    assert losses(straight) == losses(tmp_path / "stopped")
+    assert same(weights(straight), weights(tmp_path / "stopped"))
+    first, second = (folder / "exports" / "thing.safetensors" for folder in (straight, tmp_path / "stopped"))
     assert same(load_file(first), load_file(second))
 
 

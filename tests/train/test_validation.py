@@ -46,7 +46,7 @@ def folders(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def options(model, folders):
     def make(output, *more):
         return [
@@ -70,7 +70,7 @@ def options(model, folders):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def measured(folders):
     return [f"validation.path={folders / 'val'}", "validation.timesteps=2", "validation.every_steps=2"]
 
@@ -224,18 +224,27 @@ def test_tensorboard_shows_it(tmp_path, options, measured):
     assert "val/loss_bin_1" in events.Tags()["scalars"]
 
 
+AVERAGED = ("train.ema.decay=0.5", "validation.every_steps=1")
+
+
+@pytest.fixture(scope="module")
+def straight(options, measured, tmp_path_factory):
+    """A run that nobody stopped, measured after each step."""
+    folder = tmp_path_factory.mktemp("straight")
+    train(PLUGINS, *options(folder, *measured, *AVERAGED))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [0, 1, 2, 3])
-def test_resume_measures_and_chooses_as_if_never_stopped(tmp_path, options, measured, stop):
-    more = [*measured, "train.ema.decay=0.5", "validation.every_steps=1"]
-    train(PLUGINS, *options(tmp_path / "straight", *more))
+def test_resume_measures_and_chooses_as_if_never_stopped(tmp_path, options, measured, straight, stop):
+    stopped = tmp_path / "stopped"
     with pytest.raises(StoppedError):
-        train(PLUGINS, *options(tmp_path / "stopped", *more), stop_after=stop)
-    resume_training(PLUGINS, tmp_path / "stopped")
-    assert lines(tmp_path / "straight") == lines(tmp_path / "stopped")
-    assert facts(tmp_path / "straight")["validation"] == facts(tmp_path / "stopped")["validation"]
-    names = [tmp_path / name / "exports" / "thing-best.safetensors" for name in ("straight", "stopped")]
-    assert same(*map(load_file, names))
+        train(PLUGINS, *options(stopped, *measured, *AVERAGED), stop_after=stop)
+    resume_training(PLUGINS, stopped)
+    assert lines(straight) == lines(stopped)
+    assert facts(straight)["validation"] == facts(stopped)["validation"]
+    assert same(*(load_file(folder / "exports" / "thing-best.safetensors") for folder in (straight, stopped)))
 
 
 @pytest.mark.slow

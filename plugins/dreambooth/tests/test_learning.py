@@ -5,6 +5,7 @@ import pytest
 import sdtune_dreambooth
 from sdtune.testing.learning import class_drift, learn
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 PLUGINS = [sdtune_dreambooth]
 OPTIONS = ("method=dreambooth", "dreambooth.unet_lr=1e-4", "log.tensorboard=false", "save.dtype=fp32")
 PRIOR = (
@@ -37,7 +38,6 @@ def _measured(learned, folder):
     return learned, drift
 
 
-@pytest.mark.slow
 def test_the_model_learns_a_subject_it_has_never_seen(alone):
     learned, _ = alone
     assert learned.before < 0.3
@@ -45,13 +45,11 @@ def test_the_model_learns_a_subject_it_has_never_seen(alone):
     assert learned.kept == 1
 
 
-@pytest.mark.slow
 def test_the_subject_is_learned_with_the_prior_too(with_prior):
     learned, _ = with_prior
     assert learned.after >= 0.45
 
 
-@pytest.mark.slow
 def test_the_prior_keeps_the_class(alone, with_prior):
     (_, drift), (_, kept) = alone, with_prior
     assert drift - kept >= 0.15

@@ -90,6 +90,7 @@ def test_bf16_is_near_float32(run):
     assert {tensor.dtype for tensor in tensors(found[1]).values()} == {torch.float32}
 
 
+@pytest.mark.long
 def test_learns_a_toy_it_has_never_seen(tmp_path):
     (spec,) = sdtune_hypernetwork.sdtune_methods()
     learned = learn(PLUGINS, tmp_path, "method=hypernetwork", "train.threads=1", *spec.demo)

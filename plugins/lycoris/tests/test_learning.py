@@ -3,7 +3,7 @@ import pytest
 import sdtune_lycoris
 from sdtune.testing.learning import learn
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 LYCORIS, DYLORA = sdtune_lycoris.sdtune_methods()
 
 

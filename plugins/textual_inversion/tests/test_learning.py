@@ -7,6 +7,7 @@ from sdtune.testing.learning import learn
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_new_word_comes_to_mean_the_toy(tmp_path):
     found = learn([sdtune_textual_inversion], tmp_path, "method=ti", *SPEC.demo, "log.tensorboard=false")
     assert found.before < 0.15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -35,14 +36,7 @@ def imports_nothing_heavy(subject: Subject, folder: Path) -> None:
     names = [
         plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__ for plugin in subject.plugins
     ]
-    code = (
-        "import importlib, sys\n"
-        f"for plugin in map(importlib.import_module, {names}):\n"
-        "    getattr(plugin, 'sdtune_methods', list)()\n"
-        f"print(*sorted(set({HEAVY}) & set(sys.modules)))"
-    )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    done = _import(tuple(names))
     expect(done.returncode == 0, f"the plugin cannot be imported: {done.stderr.strip()[-300:]}")
     expect_none(done.stdout.split(), "importing the plugin imports heavy packages; import them in functions")
 
@@ -101,6 +95,19 @@ def open_strange(source: ModelSource) -> DiffusionModel:
     model = StableDiffusion1(source)
     model.family = STRANGE
     return model
+
+
+@cache
+def _import(names: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Import modules in a process, once for all families; it prints the heavy packages that came with them."""
+    code = (
+        "import importlib, sys\n"
+        f"for plugin in map(importlib.import_module, {names}):\n"
+        "    getattr(plugin, 'sdtune_methods', list)()\n"
+        f"print(*sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
 
 
 class _StrangeFamily:

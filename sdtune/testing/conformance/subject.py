@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,9 +141,9 @@ class Trained:
         return load_checkpoint(self.run.folder.checkpoints / f"step-{step:08d}")
 
 
-@cache
+@lru_cache(maxsize=4)  # as many as one check asks for, and the plain run, which all of them ask for
 def trained(subject: Subject, *more: str) -> Trained:
-    """Train with more options; a run asked for before is not done again, so leave it as it is."""
+    """Train with more options; a run asked for just before is not done again, so leave it as it is."""
     return train_in(subject, Path(tempfile.mkdtemp(dir=_workshop())) / "run", *more)
 
 

@@ -9,6 +9,7 @@ from sdtune.formats.consumers.applying import view_of
 from sdtune.formats.consumers.reading import File
 from sdtune.formats.consumers.table import CONSUMERS
 from sdtune.testing.models import open_tiny
+from sdtune.testing.tiny import SHALLOW, tiny_model
 
 PROBE = Probe(captions=("a photo of zwx", "a red circle"))
 
@@ -20,7 +21,8 @@ def open_base(tmp_path_factory):
 
     def open_base(family):
         if family not in opened:
-            opened[family] = open_tiny(folder / family / "tiny.safetensors", family)
+            path = tiny_model(folder / family / "tiny.safetensors", family, depths=SHALLOW.get(family))
+            opened[family] = open_tiny(path, family)
         return opened[family]
 
     return open_base

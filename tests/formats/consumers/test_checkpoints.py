@@ -12,7 +12,7 @@ from sdtune.export.probe import Probe, ask
 from sdtune.formats.consumers.reading import File, open_file
 from sdtune.models.open import open_model
 from sdtune.plugins import Registry
-from sdtune.testing.tiny import tiny_model
+from sdtune.testing.tiny import SHALLOW, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +125,7 @@ def open_v(tmp_path_factory):
     folder = tmp_path_factory.mktemp("v")
 
     def open_v(family, zero_snr=False):
-        path = tiny_model(folder / f"{family}.safetensors", family)
+        path = tiny_model(folder / f"{family}.safetensors", family, depths=SHALLOW.get(family))
         options = ModelOptions(path=str(path), prediction="v_prediction", zero_terminal_snr=zero_snr)
         base = open_model(options, dtype=torch.float32, device=torch.device("cpu"), registry=Registry.from_plugins([]))
         for part in PROBE.parts:
