@@ -192,8 +192,8 @@ def compare_weights(
         try:
             right = wanted[target](weight) if target in wanted else weight
             error = float((found[target](weight) - right if target in found else weight - right).norm())
-        except _UNCOMPUTED as error:
-            if is_out_of_memory(error):
+        except _UNCOMPUTED as failure:
+            if is_out_of_memory(failure):
                 raise
             continue
         change = float((right - weight).norm())

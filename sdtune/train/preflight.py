@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from sdtune.export.artifact import ArtifactKind
-    from sdtune.export.certificate import Certificate, Row
+    from sdtune.export.certificate import Certificate
+    from sdtune.export.row import Row
     from sdtune.train.run import Run
 
 _NOBODY = "no program reads it as trained"
