@@ -209,7 +209,11 @@ CASES = {
     ),
     "embedding": Case(
         family="sdxl",
-        options=("method=textual_inversion", "textual_inversion.token=zwx", "textual_inversion.formats=[safetensors]"),
+        options=(
+            "method=textual_inversion",
+            "textual_inversion.tokens=[{name: zwx, init_text: red circle}]",
+            "textual_inversion.formats=[safetensors]",
+        ),
         damages=VECTORS,
     ),
     "hypernetwork": Case(
