@@ -120,7 +120,7 @@ VAE = "first_stage_model.decoder.mid.attn_1"
 MODEL = {
     "VAE's q and k exchanged": exchanged(f"{VAE}.q.", f"{VAE}.k."),
     "VAE's tensor zeroed": put("decoder.conv_in.weight", torch.zeros_like),
-    "VAE's bias zeroed": put("encoder.conv_out.bias", torch.zeros_like),
+    "VAE's bias off": put("encoder.conv_out.bias", lambda tensor: tensor + 0.1),
     "VAE's attention flat": put(f"{VAE}.q.weight", lambda tensor: tensor.flatten(1)),
     "VAE dropped": dropped("first_stage_model"),
     "UNet's q and k exchanged": exchanged("middle_block.1.transformer_blocks.0.attn1.to_q", "attn1.to_k"),
@@ -209,7 +209,11 @@ CASES = {
     ),
     "embedding": Case(
         family="sdxl",
-        options=("method=textual_inversion", "textual_inversion.token=zwx", "textual_inversion.formats=[safetensors]"),
+        options=(
+            "method=textual_inversion",
+            "textual_inversion.tokens=[{name: zwx, init_text: red circle}]",
+            "textual_inversion.formats=[safetensors]",
+        ),
         damages=VECTORS,
     ),
     "hypernetwork": Case(
