@@ -14,7 +14,7 @@ import sdtune_hypernetwork
 import sdtune_lora
 import sdtune_lycoris
 import sdtune_textual_inversion
-from sdtune.errors import ModelError, StoppedError
+from sdtune.errors import ConfigError, ModelError, StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command, resume_training, train
 from sdtune.testing.tiny import tiny_model
@@ -160,7 +160,7 @@ def test_the_folder_of_a_webui_tells_which_it_is(options, tmp_path):
     """Forge lists a hypernetwork, and does nothing with it."""
     (tmp_path / "ui/modules_forge").mkdir(parents=True)
     given = (*options(tmp_path / "run"), "method=hypernetwork", f"output.webui_dir={tmp_path / 'ui'}")
-    with pytest.raises(ModelError, match=r"Forge does not use thing.pt as trained: not supported: .* no effect"):
+    with pytest.raises(ConfigError, match=r"Forge will not use thing.pt as trained: not supported: .* no effect"):
         train(BUNDLED, *given)
 
 

@@ -27,7 +27,7 @@ from sdtune.train.plan import make_plan
 
 BUNDLED = [sdtune_lora, sdtune_lycoris, sdtune_dreambooth, sdtune_textual_inversion, sdtune_hypernetwork, sdtune_bitfit]
 REGISTRY = Registry.from_plugins(BUNDLED)
-ALL = "A1111, ComfyUI, kohya (sd-scripts), diffusers"
+ALL = "A1111, Forge, ComfyUI, kohya (sd-scripts), diffusers"
 SILENT = ("hypernetwork.layer_norm=true", "hypernetwork.activation=relu", "hypernetwork.activate_output=false")
 # Method, options, the option that chooses, and what is told.
 CONFLICTS = [
@@ -111,7 +111,7 @@ def test_a_chosen_program_that_cannot_is_told_before_any_step(method, options, c
 def test_what_passes_the_certificate_is_foretold(method, family, ahead):
     files = ahead(method, *(("textual_inversion.token=zwx",) if "+" in method else ()), family=family).preflight
     reads_all = family != "sdxl" or method != "dreambooth"  # kohya's scripts transpose a matrix of each SDXL model
-    assert files.facts()["files"].endswith(ALL if reads_all else "A1111, ComfyUI, diffusers")
+    assert files.facts()["files"].endswith(ALL if reads_all else "A1111, Forge, ComfyUI, diffusers")
     assert len(files.notes()) == (not reads_all)
     assert [file.name for file in files.files] == ["thing.safetensors", *(["zwx.pt"] if "+" in method else [])]
 

@@ -105,20 +105,6 @@ def test_metadata_reads_as_that_of_lycoris(model):
     assert json.loads(metadata["ss_network_args"]) == args
 
 
-@pytest.mark.parametrize(
-    ("options", "note"),
-    [
-        ({"preset": "attn-mlp"}, None),
-        ({"algo": "loha"}, "work in A1111, Forge, ComfyUI; not in sd-scripts (loha), diffusers (loha)"),
-        ({"algo": "ia3", "save_as": "native"}, "not in Forge (ia3), ComfyUI (ia3)"),
-        ({"algo": "boft", "norms": True}, "work in A1111, ComfyUI; not in Forge (boft), sd-scripts (boft; norms)"),
-    ],
-)
-def test_programs_that_cannot_read_the_file_are_told_before(model, options, note):
-    method, _ = attach(model, **options)
-    assert not method.notes() if note is None else note in method.notes()[0]
-
-
 def test_a_dropped_layer_answers_as_the_frozen_one(model, predict):
     expected = predict(model)
     _, groups = attach(model, algo="lokr", module_dropout=0.999999)

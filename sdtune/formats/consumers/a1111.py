@@ -150,7 +150,7 @@ def _family_in_list(metadata: Mapping[str, str]) -> str:
 def _weakness(algorithm: Algorithm, group: Group) -> str:
     if adapters.has_row_magnitudes(group):
         return "it takes DoRA's magnitudes of output rows for those of input columns"
-    has_scale = "a1.weight" in algorithm.names and adapters.scale(algorithm, group) != 1
+    has_scale = "a1.weight" in algorithm.names and adapters.scale(adapters.BILINEAR, group) != 1
     return "it passes over the alpha of GLoRA" if has_scale else ""
 
 
