@@ -110,7 +110,8 @@ def load(path: Path, into: str) -> dict[str, Any]:
         "detected": detected,
         "loaded": loaded,
         "kept": sum(p.nbytes for p in model.parameters()),
-        "peak": memory_bytes("VmHWM") - before,
+        "peak": memory_bytes("VmHWM") - before["VmRSS"],
+        "held": memory_bytes("RssAnon") - before["RssAnon"],  # without pages of files, which the system may take away
         "layers": count_layers(model, "attention", "text"),
         "convolutions": count_layers(model, "resnet", "sampler"),
         "tensors": Counter(name.split(".")[0] for name, _ in model.named_parameters()),
@@ -124,12 +125,12 @@ def count_layers(model: DiffusionModel, *kinds: str) -> Counter[str]:
 
 
 @cache
-def base_bytes() -> int:
+def base_bytes() -> dict[str, int]:
     """Import what loading imports, so that modules do not count as weights; give the memory before the first model."""
     from sdtune.models import libraries
 
     libraries.unet_class(), libraries.vae_class(), libraries.text_classes(), libraries.projecting_text_class()
-    return memory_bytes("VmRSS")
+    return {name: memory_bytes(name) for name in ("VmRSS", "RssAnon")}
 
 
 def memory_bytes(name: str) -> int:
