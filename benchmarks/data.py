@@ -87,8 +87,8 @@ def rate(work: Callable[[], object], least_s: float = 3.0) -> float:
 
 def decode(photos: Path, work: Path) -> None:
     """Images a second from a file to the pixels that the VAE sees, by one thread."""
-    from sdtune.data.images import decode as decode_file
-    from sdtune.data.pixels import load_pixels
+    from sdtune.data.pictures.images import decode as decode_file
+    from sdtune.data.pictures.pixels import load_pixels
 
     print("\n| images/s, one thread | decoded whole | as pixels of 512 px | Pillow's draft alone |")
     print("|---|--:|--:|--:|")
@@ -119,8 +119,8 @@ def draft(data: bytes) -> Image.Image:
 def indexed(folder: Path, side: int = SIDE):
     """Give record and placement of each image of a folder."""
     from sdtune.config.data import DataOptions
-    from sdtune.data.buckets import place_images
-    from sdtune.data.index import build_index
+    from sdtune.data.buckets.placing import place_images
+    from sdtune.data.index.building import build_index
 
     options = DataOptions(path=folder, resolution=str(side), captions="filename")
     index = build_index(options)
@@ -129,7 +129,7 @@ def indexed(folder: Path, side: int = SIDE):
 
 def store(work: Path, count: int = 2000) -> None:
     """What keeping, finding and reading entries costs, and the memory they take."""
-    from sdtune.data.tensor_store import RamStore, ShardStore, content_key, pack_keys
+    from sdtune.data.caches.tensor_store import RamStore, ShardStore, content_key, pack_keys
 
     entry = {"mean": torch.randn(4, 64, 64), "std": torch.rand(4, 64, 64)}
     keys = [content_key(number, time.time_ns()) for number in range(count)]
@@ -154,8 +154,8 @@ def store(work: Path, count: int = 2000) -> None:
 
 def table_memory(count: int = 1_000_000, shard: int = 256) -> None:
     """The index of a million entries, made up: its time and memory."""
-    from sdtune.data.shard_table import ShardTable
-    from sdtune.data.shards import Shard
+    from sdtune.data.caches.shard_table import ShardTable
+    from sdtune.data.caches.shards import Shard
 
     draws = np.random.default_rng(0)
     whole = draws.integers(-(2**63), 2**63 - 1, (count, 6))
@@ -172,8 +172,8 @@ def table_memory(count: int = 1_000_000, shard: int = 256) -> None:
 def cache(photos: Path, work: Path) -> None:
     """Images a second into a cache, with and without threads that decode ahead."""
     from sdtune.config.model import ModelOptions
-    from sdtune.data.cache import LatentCache, LatentItem
-    from sdtune.data.tensor_store import RamStore
+    from sdtune.data.caches.latents import LatentCache, LatentItem
+    from sdtune.data.caches.tensor_store import RamStore
     from sdtune.models.open import open_model
     from sdtune.plugins import Registry
     from sdtune.testing.full import full_model

@@ -70,7 +70,7 @@ def measure(form: str, place: str, cache: str, *, workers: int) -> dict[str, flo
     """Measure one reading, or one walk through entries that are made up."""
     from sdtune.config.cache import CacheOptions
     from sdtune.config.data import DataOptions
-    from sdtune.data.index import build_index
+    from sdtune.data.index.building import build_index
     from sdtune.testing.large import go_through, make_index
 
     work: Callable[[], object]

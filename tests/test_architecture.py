@@ -37,6 +37,16 @@ HEIGHTS = {
     "testing": 14, "demo": 14,
     "cli.progress": 14,  # an observer of the loop
 }  # fmt: skip
+# Rooms within a room, and single modules of it, lowest first: a module imports its own and those before it.
+INNER_ROOMS = {
+    "data": (
+        "types", "digests", "ahead",
+        "tables", "sources", "pictures", "captions",
+        "check.finding", "check.kinds",  # the words of the doctor, which reports on buckets use
+        "buckets", "order", "caches", "index", "check",
+        "batches",
+    ),
+}  # fmt: skip
 METHOD_NAMES = {"lora", "dreambooth", "textual_inversion", "ti", "hypernetwork", "hypernet", "lycoris", "dylora"}
 METHOD_NAMES_ALLOWED = (
     "sdtune/export/",  # kinds of files, which share some names with methods
@@ -106,6 +116,14 @@ def height(module: str) -> int:
     return HEIGHTS.get(module.removeprefix("sdtune."), HEIGHTS[room(module)])
 
 
+def inner_place(module: str) -> int | None:
+    """Give a module's place among the rooms within its room; None where it has none."""
+    _, outer, *names = module.split(".")
+    rooms = INNER_ROOMS[outer]
+    prefixes = [".".join(names[:count]) for count in range(len(names), 0, -1)]
+    return next((rooms.index(prefix) for prefix in prefixes if prefix in rooms), None)
+
+
 def called_name(node: ast.AST) -> str:
     return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
 
@@ -121,6 +139,26 @@ def test_every_room_has_a_height() -> None:
 @pytest.mark.parametrize("module", CORE)
 def test_imports_never_climb(module: str) -> None:
     climbing = [name for name in core_imports(CORE[module]) if height(name) > height(module)]
+    assert climbing == []
+
+
+@pytest.mark.parametrize("outer", INNER_ROOMS)
+def test_every_module_of_a_room_with_rooms_has_a_place(outer: str) -> None:
+    modules = [name for name in CORE if name.startswith(f"sdtune.{outer}.")]
+    assert [name for name in modules if inner_place(name) is None] == []
+    assert {inner_place(name) for name in modules} == set(range(len(INNER_ROOMS[outer])))
+
+
+@pytest.mark.parametrize("outer", INNER_ROOMS)
+def test_imports_never_climb_within_a_room(outer: str) -> None:
+    modules = [name for name in CORE if name.startswith(f"sdtune.{outer}.")]
+    places = {name: place for name in modules if (place := inner_place(name)) is not None}
+    climbing = [
+        (name, found)
+        for name, place in places.items()
+        for found in core_imports(CORE[name])
+        if places.get(found, place) > place
+    ]
     assert climbing == []
 
 

@@ -36,6 +36,13 @@ def test_each_room_is_in_the_architecture_and_each_one_there_exists() -> None:
     assert set(re.findall(r"`(\w+)`", " ".join(tables))) == rooms
 
 
+def test_each_room_within_a_room_is_in_the_architecture() -> None:
+    listed = set(re.findall(r"^\| `(\w+)/(\w+)` \|", read("docs/architecture.md"), re.MULTILINE))
+    files = [file for outer, _ in listed for file in (ROOT / "sdtune" / outer).glob("*/__init__.py")]
+    assert listed
+    assert listed == {(file.parts[-3], file.parts[-2]) for file in files}
+
+
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
 def test_the_readme_shows_commands_that_exist(readme: str) -> None:
     commands = set(re.findall(r"^(?:\.venv/bin/)?sdtune (\w+)", read(readme), re.MULTILINE))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from sdtune.data.upkeep import Removal
+    from sdtune.data.caches.upkeep import Removal
 
 _REASONS = {
     "another layout": "of another version of sdtune",
@@ -42,7 +42,7 @@ def prune(folder: Path | None, days: float, keep: str | None, dry_run: bool, as_
 
     Everything in a cache can be made again. While a run uses the cache, nothing is removed.
     """
-    from sdtune.data.upkeep import plan_removals, remove
+    from sdtune.data.caches.upkeep import plan_removals, remove
 
     root = cache_root(folder)
     removals = plan_removals(root, unused_days=days, keep_bytes=_bytes(keep), now=time.time())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from sdtune.data.upkeep import Findings
+    from sdtune.data.caches.upkeep import Findings
 
 dir_option = click.option(
     "--dir", "folder", type=click.Path(path_type=Path), metavar="DIR", help="The cache; default the user's own."
@@ -24,7 +24,7 @@ def verify(folder: Path | None, as_json: bool) -> None:
 
     Runs check every entry they use in the same way, and make damaged ones anew; this does it ahead, for all of them.
     """
-    from sdtune.data.upkeep import examine
+    from sdtune.data.caches.upkeep import examine
 
     root = cache_root(folder)
     facts: dict[str, Any] = {"dir": str(root)}
@@ -53,7 +53,7 @@ def cache_root(folder: Path | None) -> Path:
 
 def kinds() -> tuple[str, ...]:
     """List the kinds of caches: their folders."""
-    from sdtune.data.tensor_store import KINDS
+    from sdtune.data.caches.tensor_store import KINDS
 
     return KINDS
 
@@ -83,7 +83,7 @@ def _text(findings: Findings) -> str:
 
 def _drop(folder: Path, findings: Findings) -> bool:
     """Drop what is damaged, and tell whether that was done; while a run uses the cache, it is not."""
-    from sdtune.data.upkeep import drop_damaged
+    from sdtune.data.caches.upkeep import drop_damaged
     from sdtune.errors import PlatformError
 
     if findings.is_sound:

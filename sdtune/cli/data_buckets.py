@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
     from sdtune.config.data import DataOptions
     from sdtune.config.schema import CoreOptions
-    from sdtune.data.bucket_report import BucketReport
+    from sdtune.data.buckets.report import BucketReport
     from sdtune.plugins import Registry
 
 DEMO = "demo"
@@ -49,7 +49,7 @@ def buckets(ctx: click.Context, /, *, as_json: bool, picture: Path | None, overw
     report = _report(options)
     if picture is not None:
         _draw(report, options.data, picture, overwrite=overwrite)
-    from sdtune.data.bucket_table import to_document, to_lines
+    from sdtune.data.buckets.report_table import to_document, to_lines
 
     click.echo(
         json.dumps(to_document(report), indent=1, ensure_ascii=False) if as_json else "\n".join(to_lines(report))
@@ -72,12 +72,12 @@ def _with_resolution(loaded: Loaded, registry: Registry) -> CoreOptions:
 
 
 def _report(options: CoreOptions) -> BucketReport:
-    from sdtune.data.bucket_report import report_buckets
-    from sdtune.data.buckets import place_images
-    from sdtune.data.index import build_index
-    from sdtune.data.kohya_options import expand_dataset_file
-    from sdtune.data.regularization import find_sources
-    from sdtune.data.split import hold_out
+    from sdtune.data.buckets.placing import place_images
+    from sdtune.data.buckets.report import report_buckets
+    from sdtune.data.index.building import build_index
+    from sdtune.data.index.regularization import find_sources
+    from sdtune.data.index.split import hold_out
+    from sdtune.data.sources.kohya_options import expand_dataset_file
 
     options, _ = expand_dataset_file(options)
     sources = find_sources(options.regularization, options.data)
@@ -87,7 +87,7 @@ def _report(options: CoreOptions) -> BucketReport:
 
 
 def _draw(report: BucketReport, options: DataOptions, path: Path, *, overwrite: bool) -> None:
-    from sdtune.data.contact_sheet import draw_sheet
+    from sdtune.data.buckets.contact_sheet import draw_sheet
     from sdtune.files import write_bytes
 
     buffer = BytesIO()

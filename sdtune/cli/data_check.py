@@ -110,7 +110,7 @@ def _load(ctx: click.Context, request: Request, folder: str | None) -> Loaded:
 def _prepare(loaded: Loaded, registry: Registry) -> tuple[CoreOptions, RunFacts]:
     """Fill in the resolution, and gather what is known of the run; a model is opened only where one was given."""
     from sdtune.data.check.looking import run_facts
-    from sdtune.data.kohya_options import expand_dataset_file
+    from sdtune.data.sources.kohya_options import expand_dataset_file
 
     options, _ = expand_dataset_file(loaded.options)
     if loaded.origins["model.path"] != "default":

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import torch
 
-from sdtune.data.buckets import settle_geometry
-from sdtune.data.cache import LatentItem
-from sdtune.data.captioner import Captioner
-from sdtune.data.captions import is_flipped
-from sdtune.data.crops import crop_anywhere
-from sdtune.data.lazy import Lazy
-from sdtune.data.masks import LossMasks
-from sdtune.data.pixels import load_pixels
-from sdtune.data.recolor import draw_shift, recolor
-from sdtune.data.regularization import weight_at
-from sdtune.data.sizes import describe_size
+from sdtune.data.buckets.crops import crop_anywhere
+from sdtune.data.buckets.placing import settle_geometry
+from sdtune.data.buckets.size_numbers import describe_size
+from sdtune.data.caches.latents import LatentItem
+from sdtune.data.captions.captioner import Captioner
+from sdtune.data.captions.treating import is_flipped
+from sdtune.data.index.regularization import weight_at
+from sdtune.data.pictures.masks import LossMasks
+from sdtune.data.pictures.pixels import load_pixels
+from sdtune.data.pictures.recolor import draw_shift, recolor
+from sdtune.data.tables.lazy import Lazy
 from sdtune.data.types import Batch
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdtune.config.data import DataOptions
-    from sdtune.data.cache import LatentCache
-    from sdtune.data.index import DataIndex
-    from sdtune.data.sizes import SizeNumbers
-    from sdtune.data.table import ImageTable
+    from sdtune.data.buckets.size_numbers import SizeNumbers
+    from sdtune.data.caches.latents import LatentCache
+    from sdtune.data.index.building import DataIndex
+    from sdtune.data.tables.records import ImageTable
     from sdtune.data.types import BatchPlan, Placement, Visit
 
 

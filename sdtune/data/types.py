@@ -35,7 +35,7 @@ class Subset:
         weight: Weight of the loss.
         caption_source: Where its captions came from: "txt", "caption", "mixed" (both), "json", "class_text",
             "filename", "folder", "prompt" or "empty".
-        is_regularization: It shows the class, not the subject; its images take turns (`data.rotation`).
+        is_regularization: It shows the class, not the subject; its images take turns (`data.order.rotation`).
         pairs_with: For regularization, the training folders it belongs to; empty: all.
         weight_end: Weight in the last epoch; None: as `weight`.
         options: Options of the data as they hold for this folder.

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from sdtune import __version__
 from sdtune.config.optimizers import find_entry
 from sdtune.config.rates import count_steps
-from sdtune.data.pool import visits_of
-from sdtune.data.regularization import PREFIX
+from sdtune.data.index.regularization import PREFIX
+from sdtune.data.order.pool import visits_of
 from sdtune.models.architecture import FAMILIES
 from sdtune.randomness import derive_seed
 

@@ -10,13 +10,13 @@ import numpy as np
 from sdtune.config.data import DataOptions
 from sdtune.config.validation import ValidationOptions
 from sdtune.data.batches import BatchBuilder
-from sdtune.data.blobs import PathColumn, TextColumn
-from sdtune.data.buckets import place_images
-from sdtune.data.columns import ChoiceColumn, DigestColumn, SizeColumn
-from sdtune.data.index import DataIndex, digest_images
-from sdtune.data.plan import plan_epoch
-from sdtune.data.split import hold_out
-from sdtune.data.table import ImageTable, MaskColumn, PlacementTable
+from sdtune.data.buckets.placing import place_images
+from sdtune.data.index.building import DataIndex, digest_images
+from sdtune.data.index.split import hold_out
+from sdtune.data.order.plan import plan_epoch
+from sdtune.data.tables.blobs import PathColumn, TextColumn
+from sdtune.data.tables.columns import ChoiceColumn, DigestColumn, SizeColumn
+from sdtune.data.tables.records import ImageTable, MaskColumn, PlacementTable
 from sdtune.data.types import Subset
 
 if TYPE_CHECKING:

@@ -7,17 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdtune.config.compose import method_options
-from sdtune.data.buckets import place_images
-from sdtune.data.captions import with_examples
+from sdtune.data.buckets.placing import place_images
+from sdtune.data.captions.treating import with_examples
 from sdtune.data.digests import bytes_digest
-from sdtune.data.index import build_index
-from sdtune.data.kohya_options import expand_dataset_file
-from sdtune.data.missing import find_missing, with_planned
-from sdtune.data.pixels import check_cacheable
-from sdtune.data.plan import arrange
-from sdtune.data.regularization import find_sources
-from sdtune.data.split import hold_out
-from sdtune.data.table import PlacementTable
+from sdtune.data.index.building import build_index
+from sdtune.data.index.missing import find_missing, with_planned
+from sdtune.data.index.regularization import find_sources
+from sdtune.data.index.split import hold_out
+from sdtune.data.order.plan import arrange
+from sdtune.data.pictures.pixels import check_cacheable
+from sdtune.data.sources.kohya_options import expand_dataset_file
+from sdtune.data.tables.records import PlacementTable
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.open import open_model
 from sdtune.train.device import DTYPES, choose_device, compute_dtype
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     from sdtune.config.compose import Loaded
     from sdtune.config.schema import CoreOptions
-    from sdtune.data.index import DataIndex
-    from sdtune.data.missing import MissingImage
-    from sdtune.data.split import HeldOut
+    from sdtune.data.index.building import DataIndex
+    from sdtune.data.index.missing import MissingImage
+    from sdtune.data.index.split import HeldOut
     from sdtune.models.base import DiffusionModel
     from sdtune.plugins import Registry
     from sdtune.specs import MethodSpec

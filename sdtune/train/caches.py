@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from sdtune.data.cache import LatentCache
-from sdtune.data.tensor_store import open_store
-from sdtune.data.text_cache import TextCache
+from sdtune.data.caches.latents import LatentCache
+from sdtune.data.caches.tensor_store import open_store
+from sdtune.data.caches.text import TextCache
 from sdtune.train.space import cache_modes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sdtune.data.cache import LatentItem
-    from sdtune.data.tensor_store import TensorStore
+    from sdtune.data.caches.latents import LatentItem
+    from sdtune.data.caches.tensor_store import TensorStore
     from sdtune.train.run import Run
 
     OnProgress = Callable[[str, int, int], None]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdtune.data.captions import example_captions
+from sdtune.data.captions.treating import example_captions
 from sdtune.errors import SdtuneError, is_out_of_memory
 from sdtune.export.faults import describe_faults, raise_if_faulty
 from sdtune.formats.consumers.table import AS_MEANT

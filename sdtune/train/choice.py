@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdtune.data.split import ENOUGH_IMAGES
+from sdtune.data.index.split import ENOUGH_IMAGES
 from sdtune.train.history import History, Measurement
 from sdtune.train.validation import ValidationResult, Validator, compare
 

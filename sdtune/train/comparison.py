@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdtune.config.rates import MAX_RATE
 from sdtune.config.validation import ValidationOptions
-from sdtune.data.split import ENOUGH_IMAGES
+from sdtune.data.index.split import ENOUGH_IMAGES
 from sdtune.errors import NumericsError
 from sdtune.train.found_rate import both, rounded
 from sdtune.train.memory import return_freed_memory

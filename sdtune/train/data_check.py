@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from sdtune.data.bucket_report import report_buckets
+from sdtune.data.buckets.report import report_buckets
 from sdtune.data.check.diagnosis import diagnose
 from sdtune.data.check.looking import run_facts
 from sdtune.data.check.memory import open_memory

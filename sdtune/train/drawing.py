@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.data.tensor_store import content_key
+from sdtune.data.caches.tensor_store import content_key
 from sdtune.files import write_text
 from sdtune.paths import user_cache_folder
 from sdtune.sampling.grid import save_picture
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdtune.config.regularization import GenerateOptions
-    from sdtune.data.missing import MissingImage
+    from sdtune.data.index.missing import MissingImage
     from sdtune.models.base import DiffusionModel
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdtune.data.captions import example_captions
+from sdtune.data.captions.treating import example_captions
 from sdtune.models.base import Part, join_conditionings
 from sdtune.models.quantize import packed_saving, quantized_layers
 from sdtune.train.live import LiveBytes

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sdtune.data.ahead import map_ahead
 from sdtune.data.batches import BatchBuilder
-from sdtune.data.captioner import Captioner
-from sdtune.data.index import verify_pixels
-from sdtune.data.lazy import joined
+from sdtune.data.captions.captioner import Captioner
+from sdtune.data.index.building import verify_pixels
+from sdtune.data.tables.lazy import joined
 from sdtune.train.advice import encoding_hint
 from sdtune.train.caches import RunCaches, Wanted
 from sdtune.train.draws import Drawer
@@ -26,10 +26,10 @@ from sdtune.train.step import StepInputs
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from sdtune.data.cache import LatentCache
-    from sdtune.data.epoch import EpochPlan
-    from sdtune.data.index import DataIndex
-    from sdtune.data.text_cache import TextCache
+    from sdtune.data.caches.latents import LatentCache
+    from sdtune.data.caches.text import TextCache
+    from sdtune.data.index.building import DataIndex
+    from sdtune.data.order.epoch import EpochPlan
     from sdtune.data.types import BatchPlan, Visit
     from sdtune.models.base import Conditioning
     from sdtune.train.ranks import Ranks

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sdtune.config.compose import Loaded
-    from sdtune.data.missing import MissingImage
+    from sdtune.data.index.missing import MissingImage
     from sdtune.plugins import Registry
     from sdtune.sampling.request import PictureRequest
     from sdtune.train.checkpoint import Checkpoint

@@ -12,9 +12,9 @@ import numpy as np
 
 from sdtune import __version__
 from sdtune.config.rates import count_steps
-from sdtune.data.caption_length import MOST_PIECES, PIECE, measure_captions
-from sdtune.data.captions import example_captions
-from sdtune.data.tags import has_weights
+from sdtune.data.captions.length import MOST_PIECES, PIECE, measure_captions
+from sdtune.data.captions.tags import has_weights
+from sdtune.data.captions.treating import example_captions
 from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.train.choice import validation_facts
 from sdtune.train.data_check import check_data
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sdtune.data.check.diagnosis import Diagnosis
-    from sdtune.data.table import ImageTable
+    from sdtune.data.tables.records import ImageTable
     from sdtune.data.types import Subset
     from sdtune.train.method import ParamGroup
     from sdtune.train.run import Run

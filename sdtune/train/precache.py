@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdtune.data.lazy import LazySequence
-from sdtune.data.tensor_store import cache_folder
+from sdtune.data.caches.tensor_store import cache_folder
+from sdtune.data.tables.lazy import LazySequence
 from sdtune.errors import StoppedError
 from sdtune.train.advice import encoding_hint
 from sdtune.train.assembly import assemble

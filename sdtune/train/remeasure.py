@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdtune.data.plan import arrange
+from sdtune.data.order.plan import arrange
 from sdtune.errors import SdtuneError
 from sdtune.train.fitting import put
 from sdtune.train.forecast import make_forecast

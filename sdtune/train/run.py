@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdtune.data.captions import example_captions
+from sdtune.data.captions.treating import example_captions
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
 from sdtune.train.clock import Clock
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sdtune.config.schema import CoreOptions
-    from sdtune.data.index import DataIndex
-    from sdtune.data.missing import MissingImage
-    from sdtune.data.plan import Order
-    from sdtune.data.split import HeldOut
-    from sdtune.data.table import PlacementTable
-    from sdtune.data.text_cache import TextCache
+    from sdtune.data.caches.text import TextCache
+    from sdtune.data.index.building import DataIndex
+    from sdtune.data.index.missing import MissingImage
+    from sdtune.data.index.split import HeldOut
+    from sdtune.data.order.plan import Order
+    from sdtune.data.tables.records import PlacementTable
     from sdtune.data.types import Size
     from sdtune.export.artifact import ArtifactKind
     from sdtune.models.base import DiffusionModel, Part

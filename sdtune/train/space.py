@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from sdtune.data.tensor_store import cache_folder
+from sdtune.data.caches.tensor_store import cache_folder
 from sdtune.errors import PlatformError
 from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.files import free_bytes, show_bytes

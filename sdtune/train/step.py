@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sdtune.data.cache import encode_each
+from sdtune.data.caches.latents import encode_each
 from sdtune.diffusion.noise import add_offset
 from sdtune.diffusion.objective import add_noise, training_target
 from sdtune.train.method import StepOutput

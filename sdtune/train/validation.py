@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdtune.data.cache import encode_each
+from sdtune.data.caches.latents import encode_each
 from sdtune.data.types import BatchPlan
 from sdtune.diffusion.losses import sample_losses
 from sdtune.diffusion.timesteps import midpoints

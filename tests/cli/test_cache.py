@@ -12,7 +12,7 @@ import pytest
 import sdtune_lora
 from sdtune.cli.main import run
 from sdtune.cli.progress import ConsoleScreen
-from sdtune.data.tensor_store import list_shards
+from sdtune.data.caches.tensor_store import list_shards
 from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
 from sdtune.testing.tiny import tiny_sd1

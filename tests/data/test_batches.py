@@ -7,11 +7,11 @@ from sdtune.config.buckets import BucketOptions
 from sdtune.config.data import DataOptions
 from sdtune.config.subsets import SubsetOptions
 from sdtune.data.batches import BatchBuilder
-from sdtune.data.buckets import place_images
-from sdtune.data.captioner import Captioner
-from sdtune.data.index import build_index
-from sdtune.data.pixels import load_pixels
-from sdtune.data.plan import plan_epoch
+from sdtune.data.buckets.placing import place_images
+from sdtune.data.captions.captioner import Captioner
+from sdtune.data.index.building import build_index
+from sdtune.data.order.plan import plan_epoch
+from sdtune.data.pictures.pixels import load_pixels
 from sdtune.data.types import Visit
 from sdtune.testing.images import write_images
 

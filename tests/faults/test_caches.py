@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from sdtune.config.compose import load
-from sdtune.data import tensor_store
-from sdtune.data.shards import read_shard
-from sdtune.data.tensor_store import ShardStore, list_shards
+from sdtune.data.caches import tensor_store
+from sdtune.data.caches.shards import read_shard
+from sdtune.data.caches.tensor_store import ShardStore, list_shards
 from sdtune.plugins import Registry
 from sdtune.testing.images import draw_picture, write_images
 from sdtune.testing.runner import command, train

@@ -11,7 +11,7 @@ import pytest
 
 import sdtune_lora
 from sdtune.config.data import DataOptions
-from sdtune.data.index import build_index
+from sdtune.data.index.building import build_index
 from sdtune.errors import DataError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command
@@ -37,7 +37,7 @@ BAD = {
 READ = """
 import sys
 from pathlib import Path
-from sdtune.data.caption_files import read_caption
+from sdtune.data.captions.files import read_caption
 from sdtune.errors import SdtuneError
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:

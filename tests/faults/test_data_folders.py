@@ -4,7 +4,7 @@ import pytest
 
 import sdtune_lora
 from sdtune.config.data import DataOptions
-from sdtune.data.index import build_index
+from sdtune.data.index.building import build_index
 from sdtune.errors import DataError
 from sdtune.testing.images import draw_picture, write_images
 from sdtune.testing.runner import command

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-import sdtune.data.file_kinds
+import sdtune.data.pictures.file_kinds
 from sdtune.config.data import DataOptions
-from sdtune.data.images import decode, probe, read_header
-from sdtune.data.index import build_index, verify_pixels
+from sdtune.data.index.building import build_index, verify_pixels
+from sdtune.data.pictures.images import decode, probe, read_header
 from sdtune.errors import DataError
 from sdtune.testing.images import draw_picture, write_images
 from sdtune.testing.profiles import rgb_profile
@@ -107,7 +107,7 @@ BOMB = """
 import resource, sys
 from pathlib import Path
 from sdtune.data.check.pictures import examine
-from sdtune.data.images import decode, read_header
+from sdtune.data.pictures.images import decode, read_header
 from sdtune.errors import DataError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for look in (read_header, decode):
@@ -288,7 +288,7 @@ def test_f38_heic_is_read_upright_with_the_extra(heic):
 
 
 def test_f38_heic_without_the_extra_names_what_to_install(heic, monkeypatch):
-    monkeypatch.setattr(sdtune.data.images, "open_formats", lambda: sdtune.data.file_kinds.FORMATS)
+    monkeypatch.setattr(sdtune.data.pictures.images, "open_formats", lambda: sdtune.data.pictures.file_kinds.FORMATS)
     with pytest.raises(DataError, match=r"a\.heic is HEIC, which cannot be read; .*pip install sdtune\[heic\]"):
         index(heic[0].parent)
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 import sdtune_lora
-from sdtune.data.shards import read_shard
-from sdtune.data.tensor_store import list_shards
+from sdtune.data.caches.shards import read_shard
+from sdtune.data.caches.tensor_store import list_shards
 from sdtune.errors import DataError, NumericsError, StoppedError
 from sdtune.models.base import Posterior
 from sdtune.testing.runner import resume_training, train

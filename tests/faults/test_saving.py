@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sdtune.config.compose import load
-from sdtune.data.tensor_store import ShardStore, content_key, list_shards
+from sdtune.data.caches.tensor_store import ShardStore, content_key, list_shards
 from sdtune.errors import StoppedError
 from sdtune.export.container import read_metadata
 from sdtune.export.writer import write_folder, write_tensors

@@ -8,8 +8,8 @@ import pytest
 
 from sdtune.config.cache import CacheOptions
 from sdtune.config.data import DataOptions
-from sdtune.data import scan
-from sdtune.data.index import build_index
+from sdtune.data.index import scan
+from sdtune.data.index.building import build_index
 from sdtune.testing.images import draw_picture, write_images
 
 

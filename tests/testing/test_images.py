@@ -1,4 +1,4 @@
-from sdtune.data.images import probe
+from sdtune.data.pictures.images import probe
 from sdtune.testing.images import draw_picture, write_images
 
 

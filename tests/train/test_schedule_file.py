@@ -7,9 +7,9 @@ import pytest
 
 import sdtune_lora
 from sdtune.config.data import DataOptions
-from sdtune.data.buckets import place_images
-from sdtune.data.index import build_index
-from sdtune.data.plan import arrange
+from sdtune.data.buckets.placing import place_images
+from sdtune.data.index.building import build_index
+from sdtune.data.order.plan import arrange
 from sdtune.errors import StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train

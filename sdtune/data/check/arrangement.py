@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sdtune.data.check import kinds
 from sdtune.data.check.captions import LIKE_CAPTIONS
 from sdtune.data.check.finding import Finding
-from sdtune.data.listing import UNREADABLE_SUFFIXES, shorten
+from sdtune.data.sources.listing import UNREADABLE_SUFFIXES, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

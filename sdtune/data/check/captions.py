@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.data.caption_length import lost_words
+from sdtune.data.captions.length import lost_words
 from sdtune.data.check import kinds
 from sdtune.data.check.finding import Finding
-from sdtune.data.listing import CAPTION_SUFFIXES, stem_key
+from sdtune.data.sources.listing import CAPTION_SUFFIXES, stem_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

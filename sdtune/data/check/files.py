@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from sdtune.data.check import kinds
 from sdtune.data.check.finding import Finding
-from sdtune.data.index import MAX_ASPECT, MIN_SIDE_PX
-from sdtune.data.listing import UNREADABLE_SUFFIXES
+from sdtune.data.index.building import MAX_ASPECT, MIN_SIDE_PX
+from sdtune.data.sources.listing import UNREADABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,7 +11,7 @@ from sdtune.data.check import kinds
 from sdtune.data.check.files import free_name, leave_out
 from sdtune.data.check.finding import Finding
 from sdtune.data.check.pictures import near_duplicates
-from sdtune.data.listing import stem_key
+from sdtune.data.sources.listing import stem_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sdtune.data.bucket_report import report_buckets
-from sdtune.data.buckets import place_images
+from sdtune.data.buckets.placing import place_images
+from sdtune.data.buckets.report import report_buckets
 from sdtune.data.check.memory import open_memory
 from sdtune.data.check.reading import read_caption, read_image, read_mask
 from sdtune.data.check.survey import RunFacts, SeenFolder, SeenImage, Survey
 from sdtune.data.check.tokens import EstimatedTokens
 from sdtune.data.check.walking import walk
-from sdtune.data.index import MIN_SIDE_PX, build_index
-from sdtune.data.listing import IMAGE_SUFFIXES, stem_key
-from sdtune.data.regularization import find_sources
-from sdtune.data.split import hold_out
+from sdtune.data.index.building import MIN_SIDE_PX, build_index
+from sdtune.data.index.regularization import find_sources
+from sdtune.data.index.split import hold_out
+from sdtune.data.sources.listing import IMAGE_SUFFIXES, stem_key
 from sdtune.data.types import ImageRecord, Size, Subset
 from sdtune.errors import SdtuneError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sdtune.config.data import DataOptions
     from sdtune.config.schema import CoreOptions
-    from sdtune.data.bucket_report import BucketReport
+    from sdtune.data.buckets.report import BucketReport
     from sdtune.data.check.memory import Memory
     from sdtune.data.check.survey import Role, SeenCaption, TokenCounter
     from sdtune.data.check.walking import FolderFiles

@@ -14,12 +14,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from sdtune.data.check.fingerprints import fingerprint, near_duplicates
 from sdtune.data.check.sharpness import falloff, sharpness
 from sdtune.data.check.surface import borders, jpeg_quality, spread
-from sdtune.data.colors import to_rgb
-from sdtune.data.images import describe_bytes, open_image, read_file, upright
+from sdtune.data.pictures.colors import to_rgb
+from sdtune.data.pictures.images import describe_bytes, open_image, read_file, upright
 from sdtune.errors import DataError
 
 if TYPE_CHECKING:
-    from sdtune.data.images import ImageHeader
+    from sdtune.data.pictures.images import ImageHeader
 
 __all__ = ["PictureFacts", "examine", "near_duplicates"]
 

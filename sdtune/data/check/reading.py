@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdtune.data.caption_files import decode_text
+from sdtune.data.captions.files import decode_text
 from sdtune.data.check.pictures import examine
 from sdtune.data.check.survey import Fault, SeenCaption, SeenImage, SeenMask
 from sdtune.data.digests import bytes_digest
-from sdtune.data.images import decode_mask, read_file, read_header
+from sdtune.data.pictures.images import decode_mask, read_file, read_header
 from sdtune.data.types import Size
 from sdtune.errors import DataError
 
@@ -82,7 +82,7 @@ def _faulty(path: Path, role: Role, kind: FaultKind, text: str) -> SeenImage:
 
 
 def _fault(error: str) -> Fault:
-    """Tell what kind of fault an error is by its words: `data.images` raises one class for all."""
+    """Tell what kind of fault an error is by its words: `data.pictures.images` raises one class for all."""
     kind: FaultKind = "corrupt"
     if "too large" in error:
         kind = "too-large"

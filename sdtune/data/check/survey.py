@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdtune.config.data import DataOptions
-    from sdtune.data.bucket_report import BucketReport
+    from sdtune.data.buckets.report import BucketReport
     from sdtune.data.check.pictures import PictureFacts
     from sdtune.data.types import Size
     from sdtune.errors import Problem

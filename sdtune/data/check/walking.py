@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdtune.data.listing import CAPTION_SUFFIXES, IMAGE_SUFFIXES, natural_key
+from sdtune.data.sources.listing import CAPTION_SUFFIXES, IMAGE_SUFFIXES, natural_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

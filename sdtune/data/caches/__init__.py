@@ -1,0 +1,1 @@
+"""What was computed once: latents and text, kept in files that never change."""

@@ -1,0 +1,1 @@
+"""From what was written about an image to what the text encoder gets."""

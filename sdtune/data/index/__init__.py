@@ -1,0 +1,1 @@
+"""The data set as it was found: read once, checked, remembered, and divided for training and validation."""

@@ -1,0 +1,1 @@
+"""In which order images are seen: batches of one bucket, epoch by epoch."""

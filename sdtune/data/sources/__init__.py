@@ -1,0 +1,1 @@
+"""Which images there are: folders, lists, archives, and what of them is left alone."""
