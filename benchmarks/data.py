@@ -237,7 +237,7 @@ class timed_feed:  # noqa: N801
     """Note when each step asks for its inputs, and when it has them."""
 
     def __enter__(self) -> list[tuple[float, float]]:
-        from sdtune.train.inputs import InputSource
+        from sdtune.train.inputs.source import InputSource
 
         self.inner, waits = InputSource.feed, []
 
@@ -256,7 +256,7 @@ class timed_feed:  # noqa: N801
         return waits
 
     def __exit__(self, *_: object) -> None:
-        from sdtune.train.inputs import InputSource
+        from sdtune.train.inputs.source import InputSource
 
         InputSource.feed = self.inner
 

@@ -16,7 +16,7 @@ from PIL import Image
 from sdtune.plugins import load_registry
 from sdtune.sampling.grid import draw_grid
 from sdtune.testing.learning import PLACES, learn
-from sdtune.train.previews import preview_path
+from sdtune.train.watching.previews import preview_path
 
 SHOWN = len(PLACES) + 1  # the subject's prompts, and one other thing
 

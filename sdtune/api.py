@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from sdtune.formats.embedding_files import read_embedding
     from sdtune.models.base import Conditioning, DiffusionModel, Part, Posterior, Target
     from sdtune.models.open import open_model
-    from sdtune.train.choice import ValidationReport
     from sdtune.train.info import RunInfo
     from sdtune.train.method import Method, ParamGroup, StepOutput
-    from sdtune.train.observers import Observer, StepReport
     from sdtune.train.run import Run
+    from sdtune.train.validation.choice import ValidationReport
+    from sdtune.train.watching.observers import Observer, StepReport
 
 _LAZY = {
     "Adapter": "sdtune.adapters",
@@ -50,7 +50,7 @@ _LAZY = {
     "FolderArtifact": "sdtune.export.artifact",
     "ImageRecord": "sdtune.data.types",
     "Method": "sdtune.train.method",
-    "Observer": "sdtune.train.observers",
+    "Observer": "sdtune.train.watching.observers",
     "ParamGroup": "sdtune.train.method",
     "Part": "sdtune.models.base",
     "PickledArtifact": "sdtune.export.artifact",
@@ -58,10 +58,10 @@ _LAZY = {
     "Run": "sdtune.train.run",
     "RunInfo": "sdtune.train.info",
     "StepOutput": "sdtune.train.method",
-    "StepReport": "sdtune.train.observers",
+    "StepReport": "sdtune.train.watching.observers",
     "Subset": "sdtune.data.types",
     "Target": "sdtune.models.base",
-    "ValidationReport": "sdtune.train.choice",
+    "ValidationReport": "sdtune.train.validation.choice",
     "WeightChange": "sdtune.adapters",
     "Wrapper": "sdtune.adapters",
     "attach_adapters": "sdtune.adapters",

@@ -46,6 +46,18 @@ INNER_ROOMS = {
         "buckets", "order", "caches", "index", "check",
         "batches",
     ),
+    "train": (
+        "info", "method",
+        "machine", "step", "update", "saving",
+        "run",
+        "assembly",
+        "watching",
+        "certification", "finish",
+        "space",
+        "inputs", "validation", "needs", "planning",
+        "trainer", "launch", "precache",
+        "rate_search",
+    ),
 }  # fmt: skip
 METHOD_NAMES = {"lora", "dreambooth", "textual_inversion", "ti", "hypernetwork", "hypernet", "lycoris", "dylora"}
 METHOD_NAMES_ALLOWED = (
@@ -63,7 +75,7 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 BROAD_EXCEPTS_ALLOWED = (
     *("sdtune/cli/main.py", "sdtune/loader.py", "sdtune/models/tokenizer.py", "sdtune/plugins.py"),
-    *("sdtune/train/observers.py", "sdtune/train/lookahead.py"),
+    *("sdtune/train/watching/observers.py", "sdtune/train/planning/lookahead.py"),
 )
 
 

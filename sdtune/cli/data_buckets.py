@@ -66,7 +66,7 @@ def _with_resolution(loaded: Loaded, registry: Registry) -> CoreOptions:
     is_demo = path is not None and path.value == DEMO  # images for the model that is there unasked
     if loaded.origins["model.path"] == DEFAULT and not is_demo:
         return options.model_copy(update={"data": options.data.model_copy(update={"resolution": USUAL_RESOLUTION})})
-    from sdtune.train.assembly import open_base, with_native_resolution
+    from sdtune.train.assembly.assembling import open_base, with_native_resolution
 
     return with_native_resolution(options, open_base(options, registry))
 

@@ -114,7 +114,7 @@ def _prepare(loaded: Loaded, registry: Registry) -> tuple[CoreOptions, RunFacts]
 
     options, _ = expand_dataset_file(loaded.options)
     if loaded.origins["model.path"] != "default":
-        from sdtune.train.assembly import open_base, with_native_resolution
+        from sdtune.train.assembly.assembling import open_base, with_native_resolution
 
         model = open_base(options, registry)
         options = with_native_resolution(options, model)

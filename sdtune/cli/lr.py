@@ -61,9 +61,9 @@ def probe(
     they have not seen. Nothing of it is kept but a log.
     """
     from sdtune.cli.progress import ConsoleScreen
-    from sdtune.train.advised import write_options
-    from sdtune.train.probe import ProbePlan
-    from sdtune.train.probe import probe as find_rate
+    from sdtune.train.rate_search.advised import write_options
+    from sdtune.train.rate_search.probe import ProbePlan
+    from sdtune.train.rate_search.probe import probe as find_rate
 
     loaded = load_request(ctx, make_request(ctx, given))
     if write is not None:
@@ -93,8 +93,8 @@ def probe(
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def read(run: str, *, as_json: bool) -> None:
     """Read the learning rate that Prodigy or D-Adaptation has found in a run: its folder, its name, or `last`."""
-    from sdtune.train.folder import find_run
-    from sdtune.train.found_rate import describe_all, read_rates
+    from sdtune.train.rate_search.found_rate import describe_all, read_rates
+    from sdtune.train.saving.folder import find_run
 
     found = read_rates(find_run(run))
     if as_json:

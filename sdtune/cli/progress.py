@@ -10,16 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sdtune.train.launch import Screen
-from sdtune.train.observers import Observer
+from sdtune.train.watching.observers import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.progress import TaskID
 
-    from sdtune.train.choice import ValidationReport
-    from sdtune.train.observers import StepReport
     from sdtune.train.run import Run
+    from sdtune.train.validation.choice import ValidationReport
+    from sdtune.train.watching.observers import StepReport
 
 _QUIET_S = 10.0
 

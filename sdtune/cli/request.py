@@ -79,7 +79,7 @@ def _method_of_run(name: str | None) -> str | None:
     """Give the method of a run that is to go on, so that its flags are known; the run itself is looked at later."""
     if name is None:
         return None
-    from sdtune.train.resume import find_place
+    from sdtune.train.saving.resume import find_place
 
     try:
         method = find_place(name)[0].read_facts().get("method")

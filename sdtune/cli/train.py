@@ -19,7 +19,7 @@ from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from sdtune.config.compose import Loaded
-    from sdtune.train.resume import Given
+    from sdtune.train.saving.resume import Given
 
 _fit_option = click.option(
     "--fit", metavar="SIZE", help="Choose settings with which the run fits into so much memory, e.g. 8GB."
@@ -60,7 +60,7 @@ def train(
             raise ConfigError("--overwrite starts anew, --resume goes on", hint="give one of them")
         if fit is not None:
             raise ConfigError("--fit chooses settings of a new run, --resume goes on", hint="give one of them")
-        from sdtune.train.resume import Given
+        from sdtune.train.saving.resume import Given
 
         together = Given(
             file=request.config,
@@ -96,10 +96,10 @@ def plan(ctx: click.Context, /, *, fit: str | None, as_json: bool, **given: Any)
 
 def _show_plan(ctx: click.Context, loaded: Loaded, fit: str | None, *, as_json: bool) -> None:
     """Print a plan, and then what stands against it."""
-    from sdtune.train.fitting import prepare
-    from sdtune.train.plan import make_plan
-    from sdtune.train.preflight import check_files
-    from sdtune.train.ranks import Ranks
+    from sdtune.train.machine.ranks import Ranks
+    from sdtune.train.planning.fitting import prepare
+    from sdtune.train.planning.plan import make_plan
+    from sdtune.train.planning.preflight import check_files
     from sdtune.train.run import run_folder
 
     _, run = prepare(loaded, chosen_registry(ctx), run_folder(loaded.options), Ranks(), _bytes(fit))
@@ -109,7 +109,7 @@ def _show_plan(ctx: click.Context, loaded: Loaded, fit: str | None, *, as_json: 
 
 
 def _bytes(fit: str | None) -> int | None:
-    from sdtune.train.fitting import parse_size
+    from sdtune.train.planning.fitting import parse_size
 
     return None if fit is None else parse_size(fit)
 
@@ -117,7 +117,7 @@ def _bytes(fit: str | None) -> int | None:
 def _resume(ctx: click.Context, name: str, given: Given, *, stop_after: int | None, dry_run: bool) -> None:
     from sdtune.cli.progress import ConsoleScreen
     from sdtune.train.launch import resume
-    from sdtune.train.resume import plan_resumption
+    from sdtune.train.saving.resume import plan_resumption
 
     resumption = plan_resumption(chosen_registry(ctx), name, given)
     resume(resumption, chosen_registry(ctx), ConsoleScreen(), stop_after=stop_after, is_dry=dry_run)

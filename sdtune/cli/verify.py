@@ -55,7 +55,7 @@ def _certify(file: Path, path: str, consumers: tuple[Consumer, ...], registry: R
     from sdtune.formats.consumers.reading import open_file, tell_kind
     from sdtune.formats.verifiable import examine
     from sdtune.models.open import open_model
-    from sdtune.train.device import DTYPES, choose_device
+    from sdtune.train.machine.device import DTYPES, choose_device
 
     if file.suffix not in READABLE and file.is_file():
         raise ConfigError(f"{file} is no file that can be verified", hint=f"it must end in {' or '.join(READABLE)}")

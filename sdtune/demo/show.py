@@ -138,7 +138,7 @@ def _options(spec: MethodSpec, images: Path, run: Path, steps: int | None) -> li
 
 def _score(previews: Path, images: Path, step: int) -> float:
     """Give the mean likeness of the subject's pictures after a step to the training pictures, in [-1, 1]."""
-    from sdtune.train.previews import preview_path
+    from sdtune.train.watching.previews import preview_path
 
     references = [Image.open(path) for path in sorted(images.glob("*.png"))]
     pictures = [Image.open(preview_path(previews, step, number)) for number in range(len(_SUBJECT_PROMPTS))]

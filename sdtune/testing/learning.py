@@ -90,7 +90,7 @@ def learn(
 
 
 def _pictures(run: Run, step: int) -> list[Image.Image]:
-    from sdtune.train.previews import preview_path
+    from sdtune.train.watching.previews import preview_path
 
     count = len(run.options.preview.prompts)
     return [_opened(preview_path(run.folder.previews, step, number)) for number in range(count)]

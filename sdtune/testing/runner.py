@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sdtune.config.compose import load
 from sdtune.plugins import Registry
 from sdtune.train.launch import Screen, resume, start
-from sdtune.train.resume import Given, plan_resumption
+from sdtune.train.saving.resume import Given, plan_resumption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,8 +16,8 @@ from sdtune.errors import SdtuneError, is_out_of_memory
 from sdtune.export.faults import describe_faults, raise_if_faulty
 from sdtune.formats.consumers.table import AS_MEANT
 from sdtune.models.modes import evaluating
-from sdtune.train.assembly import open_base, unpacked
-from sdtune.train.observers import Observer
+from sdtune.train.assembly.assembling import open_base, unpacked
+from sdtune.train.watching.observers import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

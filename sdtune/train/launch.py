@@ -10,33 +10,33 @@ from typing import TYPE_CHECKING
 from sdtune.config.dump import dump
 from sdtune.errors import PlatformError, SdtuneError, StoppedError
 from sdtune.files import sweep_drafts, write_text
-from sdtune.train.assembly import assemble, open_base, unpacked
+from sdtune.train.assembly.assembling import assemble, open_base, unpacked
+from sdtune.train.assembly.drawing import draw_missing
 from sdtune.train.certification import Certifier
-from sdtune.train.clock import Clock
-from sdtune.train.device import set_up_torch
-from sdtune.train.drawing import draw_missing
-from sdtune.train.environment import using_threads
 from sdtune.train.finish import check_targets, deliver_finished
-from sdtune.train.fitting import prepare
-from sdtune.train.folder import RunFolder, remember_last
-from sdtune.train.forecast import report_memory
-from sdtune.train.inputs import open_source
-from sdtune.train.joint import Joint
-from sdtune.train.lock import RunLock
-from sdtune.train.lookahead import look_ahead
-from sdtune.train.memory import keep_freed_memory, return_freed_memory
-from sdtune.train.observers import MetricsObserver, Observer, TensorBoardObserver
-from sdtune.train.plan import make_plan
-from sdtune.train.preflight import check_files
-from sdtune.train.previews import PreviewObserver, preview_requests
-from sdtune.train.ranks import joined_ranks
+from sdtune.train.inputs.schedule_file import write_schedule
+from sdtune.train.inputs.source import open_source
+from sdtune.train.machine.clock import Clock
+from sdtune.train.machine.device import set_up_torch
+from sdtune.train.machine.environment import using_threads
+from sdtune.train.machine.memory import keep_freed_memory, return_freed_memory
+from sdtune.train.machine.ranks import joined_ranks
+from sdtune.train.machine.signals import StopRequest
+from sdtune.train.needs.forecast import report_memory
+from sdtune.train.planning.fitting import prepare
+from sdtune.train.planning.lookahead import look_ahead
+from sdtune.train.planning.plan import make_plan
+from sdtune.train.planning.preflight import check_files
 from sdtune.train.run import run_folder
-from sdtune.train.runlog import log_to
-from sdtune.train.schedule_file import write_schedule
-from sdtune.train.signals import StopRequest
+from sdtune.train.saving.folder import RunFolder, remember_last
+from sdtune.train.saving.joint import Joint
+from sdtune.train.saving.lock import RunLock
+from sdtune.train.saving.runlog import log_to
 from sdtune.train.space import check_space
-from sdtune.train.step_times import StepTimeObserver
 from sdtune.train.trainer import Trainer
+from sdtune.train.watching.observers import MetricsObserver, Observer, TensorBoardObserver
+from sdtune.train.watching.previews import PreviewObserver, preview_requests
+from sdtune.train.watching.step_times import StepTimeObserver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from sdtune.data.index.missing import MissingImage
     from sdtune.plugins import Registry
     from sdtune.sampling.request import PictureRequest
-    from sdtune.train.checkpoint import Checkpoint
-    from sdtune.train.inputs import InputSource
-    from sdtune.train.ranks import Ranks
-    from sdtune.train.resume import Resumption
+    from sdtune.train.inputs.source import InputSource
+    from sdtune.train.machine.ranks import Ranks
     from sdtune.train.run import Run
+    from sdtune.train.saving.checkpoint import Checkpoint
+    from sdtune.train.saving.resume import Resumption
 
 logger = logging.getLogger(__name__)
 

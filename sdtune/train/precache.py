@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 from sdtune.data.caches.tensor_store import cache_folder
 from sdtune.data.tables.lazy import LazySequence
 from sdtune.errors import StoppedError
-from sdtune.train.advice import encoding_hint
-from sdtune.train.assembly import assemble
-from sdtune.train.caches import RunCaches, Wanted
-from sdtune.train.device import set_up_torch
-from sdtune.train.environment import using_threads
-from sdtune.train.inputs import wanted_entries
-from sdtune.train.memory import keep_freed_memory, memory_told
-from sdtune.train.previews import preview_requests
-from sdtune.train.ranks import joined_ranks
+from sdtune.train.assembly.assembling import assemble
+from sdtune.train.inputs.caches import RunCaches, Wanted
+from sdtune.train.inputs.source import wanted_entries
+from sdtune.train.machine.advice import encoding_hint
+from sdtune.train.machine.device import set_up_torch
+from sdtune.train.machine.environment import using_threads
+from sdtune.train.machine.memory import keep_freed_memory, memory_told
+from sdtune.train.machine.ranks import joined_ranks
+from sdtune.train.machine.signals import StopRequest
 from sdtune.train.run import run_folder
-from sdtune.train.signals import StopRequest
 from sdtune.train.space import cached_bytes
+from sdtune.train.watching.previews import preview_requests
 
 if TYPE_CHECKING:
     from pathlib import Path

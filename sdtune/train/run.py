@@ -14,11 +14,11 @@ import torch
 from sdtune.data.captions.treating import example_captions
 from sdtune.errors import ConfigError, ModelError
 from sdtune.models.digest import file_digest, legacy_digest
-from sdtune.train.clock import Clock
-from sdtune.train.folder import RunFolder
 from sdtune.train.info import RunInfo
-from sdtune.train.optim import used_rates
-from sdtune.train.ranks import Ranks
+from sdtune.train.machine.clock import Clock
+from sdtune.train.machine.ranks import Ranks
+from sdtune.train.saving.folder import RunFolder
+from sdtune.train.update.rates import used_rates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from sdtune.export.artifact import ArtifactKind
     from sdtune.models.base import DiffusionModel, Part
     from sdtune.specs import MethodSpec
-    from sdtune.train.forecast import Forecast
+    from sdtune.train.assembly.timetable import Timetable
     from sdtune.train.info import OptimizerSnapshot
     from sdtune.train.method import Method, ParamGroup
-    from sdtune.train.preflight import Preflight
-    from sdtune.train.timetable import Timetable
+    from sdtune.train.needs.forecast import Forecast
+    from sdtune.train.planning.preflight import Preflight
 
 _LINKS = frozenset({",", "a", "an", "and", "at", "by", "in", "of", "on", "the", "with"})
 _LONGEST_NAME = 255 - len("-000100-live.safetensors")  # of a file

@@ -13,9 +13,9 @@ from sdtune.errors import PlatformError
 from sdtune.export.artifact import PICKLED_KINDS
 from sdtune.files import free_bytes, show_bytes
 from sdtune.models.tensors import read_header
-from sdtune.train.checkpoint import list_checkpoints
-from sdtune.train.optimizer_state import state_bytes
-from sdtune.train.previews import preview_requests
+from sdtune.train.saving.checkpoint import list_checkpoints
+from sdtune.train.update.optimizer_state import state_bytes
+from sdtune.train.watching.previews import preview_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -10,28 +10,28 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sdtune.errors import DataError, PlatformError, StoppedError
-from sdtune.train.advice import training_hint
-from sdtune.train.autosave import SaveClock
-from sdtune.train.checkpoint import Checkpoint, Position, save_checkpoint
-from sdtune.train.choice import SUFFIX, Choice
-from sdtune.train.dry import describe_step, rehearse, rehearses
-from sdtune.train.environment import describe_environment
-from sdtune.train.gradients import Gradients
-from sdtune.train.memory import memory_told
-from sdtune.train.numerics import StepGuard, check_weights
-from sdtune.train.observers import ObserverGroup, StepReport
-from sdtune.train.update import Update
-from sdtune.train.watch import Watch
+from sdtune.train.machine.advice import training_hint
+from sdtune.train.machine.environment import describe_environment
+from sdtune.train.machine.memory import memory_told
+from sdtune.train.needs.dry import describe_step, rehearse, rehearses
+from sdtune.train.saving.autosave import SaveClock
+from sdtune.train.saving.checkpoint import Checkpoint, Position, save_checkpoint
+from sdtune.train.step.gradients import Gradients
+from sdtune.train.update.updating import Update
+from sdtune.train.validation.choice import SUFFIX, Choice
+from sdtune.train.watching.numerics import StepGuard, check_weights
+from sdtune.train.watching.observers import ObserverGroup, StepReport
+from sdtune.train.watching.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from sdtune.train.info import OptimizerSnapshot
-    from sdtune.train.inputs import InputSource
-    from sdtune.train.observers import Observer
+    from sdtune.train.inputs.source import InputSource
+    from sdtune.train.machine.signals import StopRequest
     from sdtune.train.run import ExportedFile, Run
-    from sdtune.train.signals import StopRequest
+    from sdtune.train.watching.observers import Observer
 
 logger = logging.getLogger(__name__)
 _AVERAGE_STEPS = 100

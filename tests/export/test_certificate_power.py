@@ -22,7 +22,7 @@ from sdtune.testing.forms import write_form
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train
 from sdtune.testing.tiny import tiny_components
-from sdtune.train.assembly import open_base
+from sdtune.train.assembly.assembling import open_base
 
 pytestmark = pytest.mark.slow
 REGISTRY = Registry.from_plugins(

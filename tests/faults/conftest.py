@@ -19,8 +19,8 @@ import sdtune_lora
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command, train
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train.checkpoint import list_checkpoints, load_checkpoint
-from sdtune.train.lock import refuse_held
+from sdtune.train.saving.checkpoint import list_checkpoints, load_checkpoint
+from sdtune.train.saving.lock import refuse_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

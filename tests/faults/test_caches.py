@@ -19,11 +19,11 @@ from sdtune.plugins import Registry
 from sdtune.testing.images import draw_picture, write_images
 from sdtune.testing.runner import command, train
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train.assembly import assemble
-from sdtune.train.caches import RunCaches
-from sdtune.train.inputs import wanted_entries
-from sdtune.train.observers import Observer
+from sdtune.train.assembly.assembling import assemble
+from sdtune.train.inputs.caches import RunCaches
+from sdtune.train.inputs.source import wanted_entries
 from sdtune.train.run import run_folder
+from sdtune.train.watching.observers import Observer
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "dreambooth"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sdtune.train.observers import Observer
+from sdtune.train.watching.observers import Observer
 
 pytestmark = pytest.mark.slow
 

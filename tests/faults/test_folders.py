@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sdtune.export.container import read_metadata
-from sdtune.train.observers import Observer
+from sdtune.train.watching.observers import Observer
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import socket
 import pytest
 
 from sdtune.errors import PlatformError
-from sdtune.train import lock
-from sdtune.train.lock import Owner, RunLock
-from sdtune.train.observers import Observer
+from sdtune.train.saving import lock
+from sdtune.train.saving.lock import Owner, RunLock
+from sdtune.train.watching.observers import Observer
 
 
 class Pause(Observer):

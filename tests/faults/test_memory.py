@@ -9,7 +9,7 @@ import sdtune_lora
 from sdtune.errors import OutOfMemoryError
 from sdtune.models.sd import StableDiffusion
 from sdtune.testing.runner import command, train
-from sdtune.train.step import TrainStep
+from sdtune.train.step.forward import TrainStep
 
 PLUGINS = [sdtune_lora]
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def test_f30_caches_without_memory_name_what_makes_them_smaller(tmp_path, small_
 
 
 def test_f30_memory_used_up_elsewhere_has_the_same_exit_code(tmp_path, small_run, monkeypatch, capsys):
-    monkeypatch.setattr("sdtune.train.fitting.assemble", raiser(torch.OutOfMemoryError("CUDA out of memory.")))
+    monkeypatch.setattr("sdtune.train.planning.fitting.assemble", raiser(torch.OutOfMemoryError("CUDA out of memory.")))
     assert command(PLUGINS, "train", *small_run(tmp_path / "run")) == 7
     assert "error: memory is used up: CUDA out of memory.; close other programs" in capsys.readouterr().err
 

@@ -13,9 +13,9 @@ from sdtune.data.caches.tensor_store import list_shards
 from sdtune.errors import DataError, NumericsError, StoppedError
 from sdtune.models.base import Posterior
 from sdtune.testing.runner import resume_training, train
-from sdtune.train.checkpoint import list_checkpoints
-from sdtune.train.observers import Observer
-from sdtune.train.step import TrainStep
+from sdtune.train.saving.checkpoint import list_checkpoints
+from sdtune.train.step.forward import TrainStep
+from sdtune.train.watching.observers import Observer
 
 PLUGINS = [sdtune_lora]
 pytestmark = pytest.mark.slow
@@ -143,7 +143,7 @@ FP16 = ("train.precision=fp16", "train.schedule.name=linear", "train.ema.decay=0
 @pytest.fixture
 def half_on_the_cpu(monkeypatch):
     """Let fp16 runs compute in float32, so that only the scaler is tried, and fast."""
-    monkeypatch.setattr("sdtune.train.assembly.compute_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr("sdtune.train.assembly.assembling.compute_dtype", lambda *_: torch.float32)
 
 
 def test_f28_three_overflows_in_a_row_are_passed_over(tmp_path, small_run, logged, half_on_the_cpu, caplog):

@@ -16,7 +16,7 @@ import sdtune_lora
 from sdtune.errors import StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
-from sdtune.train.checkpoint import list_checkpoints
+from sdtune.train.saving.checkpoint import list_checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 SCRIPT = Path(__file__).with_name("train_here.py")

@@ -23,8 +23,8 @@ from sdtune.errors import StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command, resume_training, train
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train.inputs import InputSource
-from sdtune.train.observers import Observer
+from sdtune.train.inputs.source import InputSource
+from sdtune.train.watching.observers import Observer
 
 PLUGINS = [sdtune_dreambooth, sdtune_hypernetwork, sdtune_lora, sdtune_lycoris, sdtune_textual_inversion]
 STEPS = 8  # of two batches, three in an epoch of five images: the last of an epoch has one batch

@@ -20,8 +20,10 @@ from sdtune.export.writer import write_folder, write_tensors
 from sdtune.files import sweep_drafts, writing
 from sdtune.plugins import Registry
 from sdtune.testing.runner import train
-from sdtune.train.assembly import assemble
-from sdtune.train.checkpoint import (
+from sdtune.train.assembly.assembling import assemble
+from sdtune.train.inputs.source import open_source
+from sdtune.train.machine.signals import StopRequest
+from sdtune.train.saving.checkpoint import (
     Checkpoint,
     Position,
     latest_checkpoint,
@@ -29,12 +31,10 @@ from sdtune.train.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from sdtune.train.folder import RunFolder
-from sdtune.train.inputs import open_source
-from sdtune.train.lock import RunLock
-from sdtune.train.observers import MetricsObserver
-from sdtune.train.signals import StopRequest
+from sdtune.train.saving.folder import RunFolder
+from sdtune.train.saving.lock import RunLock
 from sdtune.train.trainer import Trainer
+from sdtune.train.watching.observers import MetricsObserver
 
 KILLS = 100
 SAVE_EVERY = 3

@@ -6,8 +6,9 @@ import signal
 import pytest
 
 from sdtune.cli.progress import ConsoleScreen
-from sdtune.train import checkpoint, fitting
-from sdtune.train.observers import Observer
+from sdtune.train.planning import fitting
+from sdtune.train.saving import checkpoint
+from sdtune.train.watching.observers import Observer
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from sdtune.errors import DataError, PlatformError, StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train.checkpoint import list_checkpoints
+from sdtune.train.saving.checkpoint import list_checkpoints
 
 PLUGINS = [sdtune_lora]
 pytestmark = pytest.mark.slow
@@ -108,7 +108,7 @@ def test_f26_an_image_that_is_gone_ends_the_run_at_its_step(tmp_path, options, w
         @staticmethod
         @sdtune_lora.hookimpl
         def sdtune_observers(run):
-            from sdtune.train.observers import Observer
+            from sdtune.train.watching.observers import Observer
 
             class Delete(Observer):
                 def on_step(self, run, report):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sdtune_lora
 from sdtune.testing.runner import command
-from sdtune.train.observers import Observer
+from sdtune.train.watching.observers import Observer
 
 RANK = os.environ.get("RANK", "0")
 

@@ -10,8 +10,8 @@ import torch
 from sdtune.data import batches
 from sdtune.diffusion import objective as diffusion
 from sdtune.models.sd import StableDiffusion1, StableDiffusion2, StableDiffusionXL
-from sdtune.train.draws import Drawer
-from sdtune.train.objective import Objective
+from sdtune.train.step.draws import Drawer
+from sdtune.train.step.objective import Objective
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,7 +23,7 @@ from sdtune.api import hookimpl
 from sdtune.testing.images import draw_picture
 from sdtune.testing.runner import train
 from sdtune.testing.tiny import tiny_model
-from sdtune.train.observers import Observer
+from sdtune.train.watching.observers import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

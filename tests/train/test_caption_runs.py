@@ -11,7 +11,7 @@ from sdtune.errors import ConfigError, StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train.checkpoint import list_checkpoints
+from sdtune.train.saving.checkpoint import list_checkpoints
 
 TEXT = "a dog ||| (red, blue:1.2), {{on grass|in snow}}, a;;;b, sharp\na {{big|small}} puppy, b, c, d"
 OPTIONS = (

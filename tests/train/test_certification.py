@@ -18,7 +18,7 @@ from sdtune.errors import ConfigError, ModelError, StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command, resume_training, train
 from sdtune.testing.tiny import tiny_model
-from sdtune.train import fitting
+from sdtune.train.planning import fitting
 from sdtune_lora.method import LoraMethod
 
 BUNDLED = [sdtune_lora, sdtune_lycoris, sdtune_dreambooth, sdtune_textual_inversion, sdtune_hypernetwork]

@@ -11,7 +11,7 @@ from sdtune.errors import ConfigError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train
 from sdtune.testing.tiny import tiny_sd1, tiny_sd2, tiny_sdxl
-from sdtune.train.inputs import make_builder, make_held_out_builder
+from sdtune.train.inputs.source import make_builder, make_held_out_builder
 
 OPTIONS = (
     "method=lora",

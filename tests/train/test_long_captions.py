@@ -10,8 +10,8 @@ from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train.assembly import assemble
-from sdtune.train.plan import make_plan
+from sdtune.train.assembly.assembling import assemble
+from sdtune.train.planning.plan import make_plan
 from sdtune.train.run import run_folder
 
 PLUGINS = [sdtune_lora]

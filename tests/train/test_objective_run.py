@@ -13,8 +13,8 @@ from sdtune.export.container import read_metadata
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train.inputs import open_source
-from sdtune.train.plan import make_plan
+from sdtune.train.inputs.source import open_source
+from sdtune.train.planning.plan import make_plan
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ import sdtune_lora
 from sdtune.config.compose import load
 from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
-from sdtune.train.assembly import assemble
-from sdtune.train.inputs import InputSource
-from sdtune.train.plan import make_plan
-from sdtune.train.ranks import Ranks
+from sdtune.train.assembly.assembling import assemble
+from sdtune.train.inputs.source import InputSource
+from sdtune.train.machine.ranks import Ranks
+from sdtune.train.planning.plan import make_plan
 from sdtune.train.run import run_folder
 
 pytestmark = pytest.mark.slow

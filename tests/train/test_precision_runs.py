@@ -16,8 +16,8 @@ from sdtune.errors import ConfigError, NumericsError, StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
 from sdtune.testing.tiny import SHALLOW, tiny_model, tiny_sd1
-from sdtune.train.checkpoint import list_checkpoints
-from sdtune.train.observers import Observer
+from sdtune.train.saving.checkpoint import list_checkpoints
+from sdtune.train.watching.observers import Observer
 
 PLUGINS = [sdtune_dreambooth, sdtune_hypernetwork, sdtune_lora, sdtune_lycoris, sdtune_textual_inversion]
 METHODS = {
@@ -178,7 +178,7 @@ def test_weights_that_cannot_learn_are_refused(tmp_path, options, choice, reason
 @pytest.mark.slow
 @pytest.mark.parametrize("is_fused", [False, True])
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(tmp_path, options, is_fused, monkeypatch):
-    from sdtune.train.step import TrainStep
+    from sdtune.train.step.forward import TrainStep
 
     forward, calls = TrainStep.forward, []
 

@@ -83,7 +83,7 @@ def test_a_whole_model_brings_its_marks_and_its_sidecar(run, tmp_path):
 
 
 def test_the_plan_says_what_the_model_predicts_and_who_says_so(run):
-    from sdtune.train.plan import make_plan
+    from sdtune.train.planning.plan import make_plan
 
     done = run("sd2", "method=lora", "lora.rank=2", *ZERO_SNR_V)
     text = "predicts v (model.prediction), zero terminal SNR (model.zero_terminal_snr)"

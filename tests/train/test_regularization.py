@@ -14,8 +14,8 @@ from sdtune.testing.models import open_tiny_sd1
 from sdtune.testing.runner import resume_training, train
 from sdtune.testing.tiny import tiny_sd1
 from sdtune.train.method import Method
-from sdtune.train.plan import make_plan
-from sdtune.train.step import StepInputs, TrainStep
+from sdtune.train.planning.plan import make_plan
+from sdtune.train.step.forward import StepInputs, TrainStep
 
 PLUGINS = [sdtune_lora]
 

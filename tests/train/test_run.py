@@ -13,7 +13,7 @@ from sdtune.errors import ConfigError, DataError, NumericsError, StoppedError
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import resume_training, train
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train.checkpoint import list_checkpoints
+from sdtune.train.saving.checkpoint import list_checkpoints
 
 PLUGINS = [sdtune_lora]
 
@@ -148,7 +148,7 @@ def test_a_signal_saves_and_stops(tmp_path, options):
         @staticmethod
         @sdtune_lora.hookimpl
         def sdtune_observers(run):
-            from sdtune.train.observers import Observer
+            from sdtune.train.watching.observers import Observer
 
             class Ask(Observer):
                 def on_step(self, run, report):

@@ -11,9 +11,9 @@ from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train
 from sdtune.testing.tiny import tiny_sd1
-from sdtune.train.assembly import assemble
-from sdtune.train.checkpoint import list_checkpoints
+from sdtune.train.assembly.assembling import assemble
 from sdtune.train.run import run_folder
+from sdtune.train.saving.checkpoint import list_checkpoints
 from sdtune.train.space import check_space, describe_saving, disk_need
 
 PLUGINS = [sdtune_lora]

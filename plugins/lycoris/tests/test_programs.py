@@ -9,9 +9,9 @@ import sdtune_lycoris
 from sdtune.config.compose import load
 from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
-from sdtune.train.assembly import assemble
-from sdtune.train.folder import RunFolder
-from sdtune.train.lookahead import look_ahead
+from sdtune.train.assembly.assembling import assemble
+from sdtune.train.planning.lookahead import look_ahead
+from sdtune.train.saving.folder import RunFolder
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PROGRAMS = {"A1111": "a1111", "Forge": "forge", "ComfyUI": "comfyui", "sd-scripts": "kohya", "diffusers": "diffusers"}

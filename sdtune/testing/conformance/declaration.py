@@ -18,8 +18,8 @@ from sdtune.errors import ModelError
 from sdtune.hookspecs import hookimpl
 from sdtune.specs import FamilySpec
 from sdtune.testing.conformance.compare import expect, expect_none
-from sdtune.train.assembly import assemble
-from sdtune.train.folder import RunFolder
+from sdtune.train.assembly.assembling import assemble
+from sdtune.train.saving.folder import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path

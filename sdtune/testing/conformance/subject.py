@@ -22,11 +22,11 @@ from sdtune.plugins import Registry
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import train
 from sdtune.testing.tiny import tiny_sd1, tiny_sd2, tiny_sdxl
-from sdtune.train.assembly import assemble
-from sdtune.train.checkpoint import Checkpoint, load_checkpoint
-from sdtune.train.device import choose_device
-from sdtune.train.folder import RunFolder
-from sdtune.train.observers import Observer
+from sdtune.train.assembly.assembling import assemble
+from sdtune.train.machine.device import choose_device
+from sdtune.train.saving.checkpoint import Checkpoint, load_checkpoint
+from sdtune.train.saving.folder import RunFolder
+from sdtune.train.watching.observers import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

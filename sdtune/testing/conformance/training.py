@@ -18,8 +18,8 @@ from sdtune.testing.conformance.compare import (
 from sdtune.testing.conformance.files import exported_tensors
 from sdtune.testing.conformance.subject import STEPS, answer, disturb, predict, read_metrics, train_in, trained
 from sdtune.testing.runner import resume_training, train
-from sdtune.train.checkpoint import list_checkpoints, load_checkpoint
-from sdtune.train.folder import RunFolder
+from sdtune.train.saving.checkpoint import list_checkpoints, load_checkpoint
+from sdtune.train.saving.folder import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 import pytest
 
 from sdtune.data.order.plan import arrange
-from sdtune.train.inputs import share_batches
-from sdtune.train.ranks import Ranks
+from sdtune.train.inputs.source import share_batches
+from sdtune.train.machine.ranks import Ranks
 
 BUCKETS = [(64, 64), (64, 96), (96, 64), (128, 64)]
 REPEATS = [1, 2, 3, 7, 0.1, 0.3, 0.5, 1.25, 2.5, 2.9]

@@ -21,7 +21,7 @@ from itertools import cycle
 import pytest
 
 from sdtune.data.order.plan import arrange
-from sdtune.train.timetable import Timetable
+from sdtune.train.assembly.timetable import Timetable
 
 SETS = range(500)
 BUCKETS = [(512, 512), (448, 576), (576, 448), (384, 640), (640, 384), (320, 704)]

@@ -1,0 +1,1 @@
+"""From the timetable to the tensors of a step: caches, batches, workers."""

@@ -1,0 +1,1 @@
+"""What a run computes on: device, memory, processes, clock and signals."""

@@ -1,0 +1,1 @@
+"""Which learning rate suits a run, found by short trainings that are thrown away."""

@@ -1,0 +1,1 @@
+"""From the tensors of a step to its gradients: draws, objective, forward and backward."""

@@ -1,0 +1,1 @@
+"""From gradients to new values: rates, optimizers, rounding, the running average."""

@@ -1,0 +1,1 @@
+"""Held-out images: how they are measured, and what follows from it."""
