@@ -13,7 +13,13 @@ from sdtune.errors import ModelError, Problems
 from sdtune.export.faults import FAULT, REMEDY, raise_if_faulty
 from sdtune.export.probe import Probe, ask, distances
 from sdtune.export.row import MOST_ROUNDING, Row, make_row
-from sdtune.export.weights import Trained, compare_layers, compare_weights, file_changes, measure_rounding
+from sdtune.export.weights import (
+    Trained,
+    compare,
+    file_changes,
+    file_words,
+    measure_rounding,
+)
 from sdtune.formats.consumers.applying import applied, view_of
 from sdtune.formats.consumers.reading import File, Reading, Use
 from sdtune.formats.consumers.table import AS_MEANT, CONSUMERS, DEFINITION, TITLES
@@ -168,7 +174,7 @@ def certify(
     meant = read(DEFINITION)
     wanted = meant[1] if trained is None else trained
     if trained is None and wanted is not None:
-        weights = Trained(changes=file_changes(meant[0]))
+        weights = Trained(changes=file_changes(meant[0]), words=file_words(meant[0]))
     rounding = measure_rounding(base, files, view) if weights is not None else {}
     scale = None
     if wanted is not None:
@@ -178,10 +184,7 @@ def certify(
     def judge(name: str, readings: list[Reading], answers: Answers | None) -> list[Row]:
         found = None
         if answers is not None and weights is not None:
-            found = compare_weights(base, file_changes(readings), weights.changes, rounding)
-            if weights.layers:
-                layers = compare_layers(base, readings, weights.layers)
-                found = max((found or layers, layers), key=lambda error: (error.is_wrong, error.error))
+            found = compare(base, readings, weights, rounding, step=_step(files, base.source.dtype))
         error, is_wrong = (None, False) if answers is None or scale is None else scale.judge(answers)
         is_wrong = is_wrong or (found is not None and found.is_wrong)
         judged = zip(files, readings, strict=True)
@@ -267,6 +270,11 @@ def _narrowest(file: File) -> torch.dtype:
     """Give the float dtype of fewest bits in a file; a scalar's does not count."""
     dtypes = {tensor.dtype for tensor in file.tensors.values() if tensor.is_floating_point() and tensor.dim()}
     return max(dtypes & _TOLERANCE.keys(), key=lambda dtype: _TOLERANCE[dtype], default=torch.float32)
+
+
+def _step(files: Sequence[File], computed: torch.dtype) -> float:
+    """Give the step of the dtype of fewest bits among files' and the model's, which programs may hold vectors in."""
+    return max(torch.finfo(dtype).eps for dtype in (computed, *map(_narrowest, files)))
 
 
 def write_certificate(path: Path, facts: Mapping[str, object]) -> None:

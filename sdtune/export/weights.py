@@ -28,20 +28,18 @@ if TYPE_CHECKING:
     Changes = Mapping[str, Change]
 
 
-_TOLERANCE = (
-    0.02  # of a change; diffusers holds factors in the model's dtype, and is off by 3e-3 where that is bfloat16
-)
+_TOLERANCE = 0.02  # of a change; diffusers holds factors in the model's dtype, which may be bfloat16
 _ROUNDINGS = 2.0  # an error may be so many times what rounding each number of the file does, every one by half a step
-_COMPUTED = 2.0**-20  # of a weight: what sums in float32, in another order, are off by; measured 2e-8 to 2e-7
+_COMPUTED = 2.0**-20  # of a weight: what sums in float32, in another order, may be off by; a number has 24 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightError:
-    """The layer that is furthest off.
+    """What is furthest off.
 
     Attributes:
-        target: Its weight, as `Use.target`.
-        error: |found - wanted| over |wanted - base|, of Frobenius norms.
+        target: A weight, as `Use.target`, a layer's path, or a word and its text encoder.
+        error: |found - wanted| over |wanted - base|, of Frobenius norms; a word has no base.
         is_wrong: It, or another one, is off by more than rounding.
     """
 
@@ -52,23 +50,26 @@ class WeightError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What files must make of the base model's layers.
+    """What files must make of the base model's layers and of words.
 
     Attributes:
         changes: Weight, as `Use.target`, to what becomes of it.
         layers: Path to what stands in a layer's place and is no weight, such as a network before it.
+        words: Word, as files are called, to text encoder (`clip_l`, `clip_g`) to (n, D) vectors.
     """
 
     changes: Changes
     layers: Mapping[str, nn.Module] = field(default_factory=dict)
+    words: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
-def trained_layers(model: DiffusionModel, *, is_whole: bool) -> Trained:
-    """Give the layers of a trained model; what is not asked for costs nothing.
+def trained_layers(model: DiffusionModel, *, is_whole: bool, words: Mapping[str, str] | None = None) -> Trained:
+    """Give the layers and words of a trained model; what is not asked for costs nothing.
 
     Args:
         model: The model, in eval mode.
         is_whole: Give all weights; else those of layers with an adapter.
+        words: Word, as files are called, to the trained one.
 
     Returns:
         The layers. A change that raises KeyError stands for a layer that a method replaced by one of its own kind.
@@ -89,7 +90,9 @@ def trained_layers(model: DiffusionModel, *, is_whole: bool) -> Trained:
         elif is_whole and not path.startswith(inside):
             for leaf, parameter in layer.named_parameters(recurse=False):
                 found[f"{path}.{leaf}"] = _whole(parameter)
-    return Trained(changes=found, layers=replaced)
+    vectors = model.embeddings()
+    own = {word: vectors[trained] for word, trained in (words or {}).items() if trained in vectors}
+    return Trained(changes=found, layers=replaced, words=own)
 
 
 def _adapted(layer: WeightChange) -> Change:
@@ -119,6 +122,11 @@ def file_changes(readings: Sequence[Reading]) -> dict[str, Change]:
         for use in reading.uses:
             by_target[use.target].append(use.change)
     return {target: _in_turn(changes) for target, changes in by_target.items()}
+
+
+def file_words(readings: Sequence[Reading]) -> dict[str, Mapping[str, Tensor]]:
+    """Give the words that a program finds in files, as `Trained.words`."""
+    return {word: encoders for reading in readings for word, encoders in reading.words.items()}
 
 
 def _in_turn(changes: Sequence[Change]) -> Change:
@@ -170,6 +178,27 @@ def _half_steps(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     """Give how far each number may be from the one it was rounded from."""
     info, exponents = torch.finfo(dtype), numbers.abs().clamp_min(torch.finfo(dtype).smallest_normal).log2().floor()
     return info.eps / 2 * torch.exp2(exponents)
+
+
+def compare(
+    base: DiffusionModel, readings: Sequence[Reading], wanted: Trained, rounding: Mapping[str, float], *, step: float
+) -> WeightError | None:
+    """Compare all that a program makes of files with what is right; None: there is nothing to compare.
+
+    Args:
+        base: The base model.
+        readings: What a program makes of the files.
+        wanted: What is right.
+        rounding: See `measure_rounding`.
+        step: See `compare_words`.
+    """
+    errors = [compare_weights(base, file_changes(readings), wanted.changes, rounding)]
+    if wanted.layers:
+        errors.append(compare_layers(base, readings, wanted.layers))
+    if wanted.words:
+        errors.append(compare_words(readings, wanted.words, step))
+    found = [error for error in errors if error is not None]
+    return max(found, key=lambda error: (error.is_wrong, error.error), default=None)
 
 
 @torch.no_grad()
@@ -235,6 +264,27 @@ def compare_layers(base: DiffusionModel, readings: Sequence[Reading], wanted: Ma
         relative = error / change if change else float(error > 0)
         if (is_bad, relative) > (worst.is_wrong, worst.error):
             worst = WeightError(target=path, error=relative, is_wrong=is_bad)
+    return worst
+
+
+def compare_words(readings: Sequence[Reading], wanted: Mapping[str, Mapping[str, Tensor]], step: float) -> WeightError:
+    """Compare vectors of words, which may differ by rounding.
+
+    Args:
+        readings: What a program makes of the files.
+        wanted: As `Trained.words`.
+        step: Of the dtype of fewest bits that they are held in, relative to 1.
+    """
+    worst = WeightError()
+    found = file_words(readings)
+    for word, encoders in wanted.items():
+        for encoder, vectors in encoders.items():
+            right, own = vectors.detach().float().cpu(), found.get(word, {}).get(encoder)
+            is_whole = own is not None and own.shape == right.shape
+            error = float((own.cpu() - right).norm() / right.norm()) if own is not None and is_whole else 1.0
+            is_bad = not error <= step
+            if (is_bad, error) > (worst.is_wrong, worst.error):
+                worst = WeightError(target=f"{word}, {encoder}", error=error, is_wrong=is_bad)
     return worst
 
 

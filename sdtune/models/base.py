@@ -319,6 +319,10 @@ class DiffusionModel(nn.Module, ABC):
             ModelError: A width is not the text encoder's, or a word has no tokens.
         """
 
+    def embeddings(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Give the words that are set, as `set_embeddings` takes them. The default knows none."""
+        return {}
+
     @abstractmethod
     def webui_key(self, path: str) -> str:
         """Name of a target in kohya-style files, e.g. `lora_unet_down_blocks_0_...`; `lora_te_text_model_...`."""

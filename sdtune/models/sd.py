@@ -258,6 +258,11 @@ class StableDiffusion(DiffusionModel):
         for text in self._texts:
             text.place_words(self.tokenizer, self._token_embedding(text), embeddings)
 
+    def embeddings(self) -> dict[str, dict[str, Tensor]]:
+        """See `DiffusionModel.embeddings`."""
+        words = self._texts[0].words.vectors
+        return {word: {text.text.word_key: text.words.vectors[word] for text in self._texts} for word in words}
+
     def _token_embedding(self, text: TextEncoder) -> nn.Embedding:
         module = self.get_submodule(text.text.component)
         prefix = build.module_prefix(module, text.text.component)

@@ -19,10 +19,13 @@ class Words:
     """The words of one text encoder. New token ids from V on, the size of its vocabulary, stand for the vectors.
 
     Nothing of the text encoder is changed: ids from V on are looked up here, by hooks on its token embedding.
+
+    Attributes:
+        vectors: Word to (n, D), in the order of their ids.
     """
 
     def __init__(self) -> None:
-        self._vectors: list[Tensor] = []
+        self.vectors: Mapping[str, Tensor] = {}
         self._places: list[tuple[list[int], list[int]]] = []
         self._hooks: list[Any] = []
         self._ids: Tensor | None = None
@@ -40,7 +43,7 @@ class Words:
             ModelError: A width is not D, there is no room for so many vectors, or a word has no tokens.
         """
         _check(tokenizer, embedding, vectors)
-        self._vectors = list(vectors.values())
+        self.vectors = dict(vectors)
         self._places = []
         first = embedding.num_embeddings
         for word, own in vectors.items():
@@ -82,7 +85,7 @@ class Words:
 
     def feed(self, digest: Any) -> None:
         """Feed a hash of hashlib with the words and their vectors."""
-        for (word, ids), vectors in zip(self._places, self._vectors, strict=True):
+        for (word, ids), vectors in zip(self._places, self.vectors.values(), strict=True):
             digest.update(f"{word}\x1f{ids}\x1f".encode())
             digest.update(vectors.detach().float().cpu().contiguous().numpy().tobytes())
 
@@ -112,7 +115,7 @@ class Words:
         assert isinstance(embedding, nn.Embedding)
         assert self._ids is not None
         places = self._ids - embedding.num_embeddings
-        table = torch.cat(self._vectors).to(output)
+        table = torch.cat(list(self.vectors.values())).to(output)
         return torch.where((places >= 0)[..., None], table[places.clamp(min=0)], output)
 
 

@@ -137,16 +137,17 @@ def _certify(run: Run, rounds: Sequence[Sequence[ExportedFile]], registry: Regis
 
     files, model = rounds[0], run.model
     has_vae = any(file.kind == "checkpoint" for file in files)
-    words = [file for file in files if file.kind == "embedding"]
-    probe = Probe(captions=_captions(run, [file.path.stem for file in words]), has_vae=has_vae)
-    own_captions = _captions(run, [file.path.stem.removesuffix(file.suffix) for file in words])
+    stems = {file.path.stem: file.suffix for file in files if file.kind == "embedding"}
+    words = {stem: stem.removesuffix(suffix) for stem, suffix in stems.items()}  # as files are called, and as trained
+    probe = Probe(captions=_captions(run, tuple(words)), has_vae=has_vae)
+    own_captions = _captions(run, tuple(words.values()))
     chosen, asked = programs(run.options.output)
     trained = weights = None
     # as in the programs that will use the files; libraries draw numbers where they build layers
     with model.stored_weights(), evaluating(model), _generators_kept(run.device):
         if run.method.is_whole_in_files():
             trained = ask_loaded(model, replace(probe, captions=own_captions))
-            weights = trained_layers(model, is_whole=has_vae)
+            weights = trained_layers(model, is_whole=has_vae, words=words)
         with _base(run, registry, probe.parts) as base:
             found = []
             for own in rounds:

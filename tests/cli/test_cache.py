@@ -60,6 +60,7 @@ def test_after_it_a_training_encodes_nothing(sdtune, words, tmp_path):
     assert not (tmp_path / "out" / "cache").exists()
 
 
+@pytest.mark.slow
 def test_dry_run_tells_what_is_missing_and_writes_nothing(sdtune, words, tmp_path):
     code, out, _ = sdtune("data", "cache", *words, "--dry-run", "--json")
     facts = json.loads(out)

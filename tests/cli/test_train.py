@@ -72,6 +72,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(sdtune, images, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_plan_comes_as_json_too(model, images, capsys):
     words = ["plan", "--method", "lora", "--model", str(model), "--data", str(images), "--steps", "2", "--json"]
     assert run(words, Registry.from_plugins([sdtune_lora])) == 0

@@ -209,11 +209,7 @@ CASES = {
     ),
     "embedding": Case(
         family="sdxl",
-        options=(
-            "method=textual_inversion",
-            "textual_inversion.tokens=[{name: zwx, init_text: red circle}]",
-            "textual_inversion.formats=[safetensors]",
-        ),
+        options=("method=textual_inversion", "textual_inversion.token=zwx", "textual_inversion.formats=[safetensors]"),
         damages=VECTORS,
     ),
     "hypernetwork": Case(
@@ -237,7 +233,7 @@ class Subject:
         has_vae = self.kind == "checkpoint"
         self.probe = Probe(captions=(f"a picture of {path.stem}", "a photo of a toy"), has_vae=has_vae)
         self.trained = ask_loaded(run.model, self.probe)
-        self.layers = trained_layers(run.model, is_whole=has_vae)
+        self.layers = trained_layers(run.model, is_whole=has_vae, words={path.stem: path.stem})
         for part in self.probe.parts:
             base.load(part)
         self.unable = {row.consumer for row in self.certify(self.content).rows if row.is_natural}

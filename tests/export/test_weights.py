@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdtune.export.weights import compare_weights, file_changes, measure_rounding
+from sdtune.export.weights import compare_weights, compare_words, file_changes, measure_rounding
 from sdtune.formats.consumers.applying import view_of
 from sdtune.formats.consumers.definition import read
-from sdtune.formats.consumers.reading import File
+from sdtune.formats.consumers.reading import File, Reading
 from sdtune.testing.models import open_tiny
 
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -57,3 +57,22 @@ def test_rounding_is_no_fault_however_small_the_change(base, dtype, size, is_dec
 def test_a_tenth_is_a_fault_however_small_the_change(base, dtype, size):
     found = compared(base, cast(low_rank(1.1 * size), dtype), low_rank(size))
     assert (found.target, found.is_wrong) == (TARGET, True)
+
+
+@pytest.mark.parametrize(
+    ("written", "is_wrong"),
+    [
+        (lambda own: own, False),
+        (lambda own: own.half().float(), False),
+        (lambda own: own.flip(0), True),
+        (lambda own: own * 1.01, True),
+        (lambda own: own[:-1], True),
+    ],
+)
+def test_vectors_of_a_word_are_compared_number_by_number(written, is_wrong):
+    """Rows that training has hardly moved apart, as from one first vector, are told in their order too."""
+    vectors = torch.linspace(1, 2, 64).repeat(4, 1) + torch.arange(4)[:, None] * 0.01
+    readings = [Reading(words={"zwx": {"clip_l": written(vectors)}})]
+    error = compare_words(readings, {"zwx": {"clip_l": vectors}}, torch.finfo(torch.float16).eps)
+    assert error.is_wrong == is_wrong
+    assert compare_words([], {"zwx": {"clip_l": vectors}}, 1e-3).is_wrong

@@ -39,6 +39,7 @@ def test_sums_and_products_answer_as_the_fused_kernels_do(path):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)  # float32, sums in another order
 
 
+@pytest.mark.slow
 def test_changed_contexts_act_under_any_attention(path):
     answers = []
     for attention in ("math", "sdpa"):

@@ -37,6 +37,7 @@ def answer(model):
     return model.denoise(latents(), torch.tensor([10, 900]), model.encode_prompt(CAPTIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_layouts_of_a_family_give_one_answer(paths, family):
     file, folder = (answer(open_tiny(paths[family, layout], family)) for layout in ("file", "folder"))

@@ -66,6 +66,7 @@ def test_two_steps_from_pure_noise_keep_losses_and_pictures_finite(run, sampler)
     assert all(np.asarray(Image.open(picture)).std() > 0 for picture in pictures)
 
 
+@pytest.mark.slow
 def test_an_adapters_metadata_says_what_it_was_trained_for(run):
     done = run("sdxl", "method=lora", "lora.rank=2", *ZERO_SNR_V)
     with safe_open(done.folder.exports / "thing.safetensors", "pt") as file:
@@ -73,6 +74,7 @@ def test_an_adapters_metadata_says_what_it_was_trained_for(run):
     assert (metadata["modelspec.prediction_type"], metadata["ss_zero_terminal_snr"]) == ("v", "True")
 
 
+@pytest.mark.slow
 def test_a_whole_model_brings_its_marks_and_its_sidecar(run, tmp_path):
     done = run("sd1", "method=dreambooth", *ZERO_SNR_V)
     files = deliver(done.folder.path, to="webui", root=tmp_path / "webui", name="corgi", create=True)

@@ -126,6 +126,7 @@ def test_a_step_without_class_images_logs_none(tmp_path, options):
     assert sum("loss/prior" in line for line in logged) == 6
 
 
+@pytest.mark.slow
 def test_weighted_and_unweighted_losses_agree(tmp_path, options):
     train(PLUGINS, *options(tmp_path / "out", "regularization.weight=0.25", "train.batch_size=1", "train.epochs=1"))
     for line in lines(tmp_path / "out"):

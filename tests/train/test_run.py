@@ -79,6 +79,7 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path, options):
     assert json.loads((out / "run.json").read_text())["state"] == "done"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(tmp_path, options):
     for name in ("one", "two"):
         train(PLUGINS, *options(tmp_path / name))
@@ -127,6 +128,7 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path, options, straight, stop)
     assert same(load_file(first), load_file(second))
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_does_nothing(tmp_path, options):
     train(PLUGINS, *options(tmp_path / "out"))
     before = (tmp_path / "out" / "run.json").stat().st_mtime_ns
@@ -143,6 +145,7 @@ def test_stopping_before_the_first_step_starts_over(tmp_path, options):
     assert losses(tmp_path / "straight") == losses(tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_stops(tmp_path, options):
     class Interrupt:
         @staticmethod
@@ -188,6 +191,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, options):
     torch.testing.assert_close(plain, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_an_infinite_loss_stops_before_the_step(tmp_path, options):
     with pytest.raises(NumericsError, match=r"the (loss|gradient norm) of step \d is (nan|inf)"):
         train(PLUGINS, *options(tmp_path / "out", "train.lr=1000", "train.max_grad_norm=0", "save.every_steps=1"))
@@ -195,6 +199,7 @@ def test_an_infinite_loss_stops_before_the_step(tmp_path, options):
     assert json.loads((tmp_path / "out" / "run.json").read_text())["exit_code"] == 6
 
 
+@pytest.mark.slow
 def test_changed_images_are_not_resumed(tmp_path, options):
     folder = tmp_path / "images"
     write_images(folder, 2)

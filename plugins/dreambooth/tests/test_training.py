@@ -79,6 +79,7 @@ def assert_same_answer(pipeline, run, predict):
     torch.testing.assert_close(predict(_Pipeline(pipeline)), predict(run.model), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_single_file_gives_the_live_models_prediction(trained, model_path, predict):
     again = reopened(exported(trained), model_path.parent / "tokenizer")
     assert torch.equal(predict(again), predict(trained.model))

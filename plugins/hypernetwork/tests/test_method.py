@@ -147,6 +147,7 @@ def test_comfyui_computes_the_same_from_the_portable_file(model, make_model, pre
     torch.testing.assert_close(predict(base), predict(model.eval()), **EXACT)
 
 
+@pytest.mark.slow
 def test_chained_hypernetworks_act_before_the_trained_one(make_model, predict, hook, webui_networks, tmp_path):
     first, second, both, base = (make_model() for _ in range(4))
     one = export(trained(first, sizes=(32, 64), dropout=(0, 0.4, 0), export_dropout=True), first, tmp_path, "one")

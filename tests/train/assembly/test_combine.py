@@ -92,6 +92,7 @@ def run(plugins, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_both_learn_and_both_files_are_written(run):
     done = run("lora+w", "words.word=zwx")
     assert [group.name for group in done.groups] == ["unet", "words"]

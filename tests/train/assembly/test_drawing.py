@@ -71,6 +71,7 @@ def test_a_plan_counts_what_will_be_drawn_and_draws_nothing(options, tmp_path, c
     assert not list(cache.rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_missing_images_are_drawn_with_their_prompt_beside_them(options, tmp_path):
     folder = tmp_path / "dogs"
     planned = plan(options("out", f"regularization.path={folder}"))

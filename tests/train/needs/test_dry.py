@@ -61,6 +61,7 @@ def test_it_changes_no_bit(tmp_path, options, more):
     assert all(torch.equal(tensors[name], dry_tensors[name]) for name in tensors)
 
 
+@pytest.mark.slow
 def test_it_is_the_largest_batch_and_comes_first(tmp_path, options, monkeypatch):
     forward, shapes = TrainStep.forward, []
 

@@ -24,6 +24,7 @@ def walk(ema, parameters, steps):
     return seen
 
 
+@pytest.mark.slow
 def test_the_average_equals_the_recursion_by_hand(parameters):
     ema = Ema(parameters, decay=0.9, power=None)
     seen = walk(ema, parameters, 5)

@@ -129,6 +129,7 @@ def recipe(side, number):
     return [*patterns, f"unet.{name}_blocks.{level}.{name}samplers.*"] if place == 2 else patterns
 
 
+@pytest.mark.slow
 def test_block_weights_of_kohyas_scripts_are_rules_of_ours(tmp_path):
     model = open_tiny(tmp_path / "sdxl", "sdxl", parts=("unet",))
     keys = {target.path: model.webui_key(target.path) for target in model.targets(("unet",))}
