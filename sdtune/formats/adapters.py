@@ -221,11 +221,16 @@ def _glora_rank(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
 
 
 def is_new_glora(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Tell LyCORIS' present layout of GLoRA (`a1` is (in, r)) from the old one (`a1` is (r, in)), as ComfyUI does."""
+    """Tell LyCORIS' present layout of GLoRA (`a1` is (in, r)) from the old one (`a1` is (r, in)), as ComfyUI does.
+
+    Factors of a layer with as many inputs as outputs fit both; there the smaller side is the rank.
+    """
     a1, a2, b1, b2 = (shapes.get(f"{name}.weight", ()) for name in ("a1", "a2", "b1", "b2"))
     if min(map(len, (a1, a2, b1, b2))) < 2:
         return True
-    return a1[1] == a2[0] == b1[1] == b2[0]
+    fits_new = a1[1] == a2[0] == b1[1] == b2[0]
+    fits_old = a1[0] == a2[1] == b1[0] == b2[1]
+    return fits_new and not (fits_old and a1[0] < a1[1])
 
 
 def find_input_width(algorithm: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:

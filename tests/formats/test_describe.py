@@ -160,7 +160,7 @@ def test_forge_drops_a_file_with_many_names_it_does_not_know(path):
 
 def test_other_dialects_load_where_they_are_read(path):
     tensors = {f"{PLACE}.to_k.lora_A.weight": torch.ones(4, 768), f"{PLACE}.to_k.lora_B.weight": torch.ones(64, 4)}
-    expected = {"A1111": "no", "Forge": "yes", "ComfyUI": "yes", "sd-scripts": "no", "diffusers": "yes"}
+    expected = {"A1111": "no", "Forge": "no", "ComfyUI": "no", "sd-scripts": "no", "diffusers": "yes"}
     assert answers(look(path, tensors)) == expected
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sdtune.formats.adapters import is_new_glora, split_modules
-from sdtune.formats.describe.adapter import dora_axis, read_alphas
+from sdtune.formats.describe.adapter import dora_axis, read_alphas, read_scales
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,14 @@ _FORMS: Mapping[str, tuple[tuple[str, Harm], ...]] = {
     "full": _NO_SCRIPTS,
     "norms": _NO_SCRIPTS,
     "text encoder norms": ((FORGE, "skipped"), (COMFYUI, "skipped"), *_NO_SCRIPTS),
+    "a bias alone": ((A1111, "refused"), *_NO_SCRIPTS),
     "ia3": ((FORGE, "skipped"), (COMFYUI, "skipped"), *_NO_SCRIPTS),
+    "ia3 of a convolution's outputs": (
+        (A1111, "skipped"),
+        (FORGE, "skipped"),
+        (COMFYUI, "skipped"),
+        *_NO_SCRIPTS,
+    ),
     "diag-oft": ((FORGE, "skipped"), *_NO_SCRIPTS),
     "diag-oft with rescale": ((FORGE, "skipped"), (COMFYUI, "wrong"), *_NO_SCRIPTS),
     "diag-oft with a constraint": ((FORGE, "skipped"), (COMFYUI, "wrong"), *_NO_SCRIPTS),
@@ -61,6 +68,7 @@ _DIALECT_TITLES = {
     "hcp": "HCP-Diffusion's names",
 }
 _ENDS = re.compile(r"conv_in$|conv_out$|time_embed|add_embedding|label_emb|^input_blocks_0_0$|^out_\d$")
+_IN_PIPELINE = re.compile(r"(unet|text_encoder(_2)?)\.")
 _A1111_MISSES = re.compile(r"^up_blocks_0_upsamplers_0_conv$|^add_embedding|^conv_norm_out$")
 
 
@@ -77,10 +85,10 @@ class Obstacle:
 def describe_readers(facts: FileFacts) -> list[dict[str, str]]:
     """Give the section `loads_in` for an adapter: of each program `yes`, `partly`, `wrong` or `no`, and the reason."""
     modules, strays = split_modules(facts.tensors)
-    alphas = read_alphas(modules, facts.contents)
     found = [
-        *_by_form(modules, alphas),
+        *_by_form(modules, _read_scalars(modules, facts)),
         *_by_dialect(modules),
+        *_by_todays_names(modules, facts.metadata),
         *_by_names(modules, facts.family),
         *_by_shape(modules, facts.family),
         *_by_strays(strays),
@@ -104,8 +112,15 @@ def _answer(program: str, found: Sequence[Obstacle], modules: Sequence[AdapterMo
     return {"program": program, "answer": answer, "reason": "; ".join(reasons)}
 
 
-def _by_form(modules: Sequence[AdapterModule], alphas: Mapping[int, float]) -> Iterator[Obstacle]:
-    forms = Counter(form for module in modules for form in find_forms(module, alphas.get(id(module))))
+def _read_scalars(modules: Sequence[AdapterModule], facts: FileFacts) -> dict[int, float]:
+    """Read the one number that some forms hang on: alpha, or (IA)3's `on_input`; identity of the module to it."""
+    names = {module.names["on_input"]: module for module in modules if "on_input" in module.names}
+    marks = {id(names[name]): value for name, value in facts.contents.read_scalars(names).items()}
+    return read_alphas(modules, facts.contents) | marks
+
+
+def _by_form(modules: Sequence[AdapterModule], scalars: Mapping[int, float]) -> Iterator[Obstacle]:
+    forms = Counter(form for module in modules for form in find_forms(module, scalars.get(id(module))))
     verbs = {"skipped": "does not apply", "wrong": "reads otherwise", "refused": "refuses"}
     for form, count in forms.items():
         for program, harm in _FORMS[form]:
@@ -113,7 +128,12 @@ def _by_form(modules: Sequence[AdapterModule], alphas: Mapping[int, float]) -> I
 
 
 def find_forms(module: AdapterModule, alpha: float | None) -> list[str]:
-    """Name what programs may stumble over in a module's tensors, keys of the table above."""
+    """Name what programs may stumble over in a module's tensors, keys of the table above.
+
+    Args:
+        module: The module.
+        alpha: Its alpha, or of (IA)3 `on_input`; None: there is none.
+    """
     tensors = module.tensors
     forms = [_main_form(module, alpha)]
     if module.is_tucker and module.algorithm in {"lora"}:
@@ -139,6 +159,10 @@ def _main_form(module: AdapterModule, alpha: float | None) -> str:
         return "diag-oft with a constraint"
     if algorithm == "boft" and alpha is None:
         return "boft without alpha"
+    if algorithm == "full" and "diff" not in tensors:
+        return "a bias alone"
+    if algorithm == "ia3" and alpha == 0 and len(tensors["weight"].shape) > 2:
+        return "ia3 of a convolution's outputs"
     return _glora_form(module, alpha) if algorithm == "glora" else algorithm
 
 
@@ -155,6 +179,22 @@ def _by_dialect(modules: Sequence[AdapterModule]) -> Iterator[Obstacle]:
             yield Obstacle(program, harm, f"does not read {_DIALECT_TITLES[dialect]}", count)
     if len(counts) > 1:
         yield Obstacle(DIFFUSERS, "refused", "refuses a file with names of several kinds", len(modules))
+
+
+def _by_todays_names(modules: Sequence[AdapterModule], metadata: Mapping[str, str]) -> Iterator[Obstacle]:
+    """ComfyUI and Forge know attention by the names diffusers had in 2023, and look for no alpha in the metadata."""
+    modules = [module for module in modules if module.dialect == "diffusers"]
+    keys = [key for module in modules if module.component in {"unet", None} for key in module.names.values()]
+    unknown = {key.partition(".lora_")[0] for key in keys if ".to_" in key and ".processor." not in key}
+    if strange := sum(not all(map(_IN_PIPELINE.match, module.names.values())) for module in modules):
+        yield Obstacle(DIFFUSERS, "refused", "wants names that begin with unet. or text_encoder.", strange)
+    scaled = sum(scale != 1 for scale in read_scales(modules, {}, metadata).values())
+    for program in (FORGE, COMFYUI):
+        if unknown:
+            reason = "knows attention by diffusers' names of 2023 alone"
+            yield Obstacle(program, "skipped", reason, len(unknown))
+        if scaled:
+            yield Obstacle(program, "wrong", "reads no alpha from the metadata", scaled)
 
 
 def _by_names(modules: Sequence[AdapterModule], family: Family | None) -> Iterator[Obstacle]:
@@ -201,6 +241,11 @@ def _by_shape(modules: Sequence[AdapterModule], family: Family | None) -> Iterat
     if count := sum(rank != wanted for rank in ranks):
         reason = f"wants {wanted}-D tensors for {family.upper()}'s proj_in and proj_out"
         yield from (Obstacle(program, "refused", reason, count) for program in (SCRIPTS, DIFFUSERS))
+    whole = [m for m in modules if "diff" in m.tensors and (m.is_conv3 or m in ends)]
+    flat = sum(len(m.tensors["diff"].shape) != (4 if m.is_conv3 else wanted) for m in whole)
+    if flat:
+        reason = "wants whole weights in the shape that the layer has"
+        yield from (Obstacle(program, "skipped", reason, flat) for program in (FORGE, COMFYUI))
 
 
 def _by_strays(strays: Sequence[str]) -> Iterator[Obstacle]:

@@ -1,7 +1,13 @@
 """Each algorithm in each program: where one computes something else than was trained, it is found."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from sdtune.formats.describe.readers import describe_readers
+from sdtune.formats.recognize import recognize
 
 ATTENTION = "lora_unet_mid_block_attentions_0_proj_in"  # a 1x1 convolution in SD1
 LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -120,3 +126,20 @@ def test_layers_kohya_does_not_train_are_unknown_to_it(open_base, read):
     base = open_base("sd1")
     assert read("kohya", tensors, base).unknown.keys() == tensors.keys()
     assert read("a1111", tensors, base).used_keys() == tensors.keys()
+
+
+PROGRAMS = {"A1111": "a1111", "Forge": "forge", "ComfyUI": "comfyui", "sd-scripts": "kohya", "diffusers": "diffusers"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_inspect_names_the_same_programs(case, open_base, certificate, tmp_path):
+    """What it tells at a glance, from names and shapes alone, is what reading and computing finds."""
+    layer, tensors, _ = CASES[case]
+    tensors = {f"{layer}.{name}": tensor for name, tensor in tensors.items()}
+    save_file(tensors, tmp_path / "zwx.safetensors")
+    facts = replace(recognize(tmp_path / "zwx.safetensors"), family="sd1")  # a layer alone does not tell it
+    told = {row["program"]: row["answer"] for row in describe_readers(facts)}
+    rows = certificate(tensors, open_base("sd1"), asked=tuple(PROGRAMS.values())).rows
+    good = {row.consumer for row in rows if not row.fault(is_chosen=True)}
+    assert {PROGRAMS[name] for name, answer in told.items() if answer == "yes"} == good

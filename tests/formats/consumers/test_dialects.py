@@ -12,6 +12,8 @@ from sdtune.formats.consumers.applying import view_of
 from sdtune.formats.consumers.definition import read_adapters
 from sdtune.formats.consumers.reading import File, open_file
 from sdtune.formats.consumers.table import CONSUMERS
+from sdtune.formats.describe.readers import describe_readers
+from sdtune.formats.recognize import recognize
 from sdtune.testing.runner import command
 
 pytestmark = pytest.mark.slow
@@ -97,6 +99,24 @@ def test_a_file_means_the_same_under_every_name(form, open_base, adapter, file):
     for use in reading.uses:
         weight = torch.zeros(view_of(base).shapes[use.target])
         assert torch.equal(use.change(weight), one[use.target].change(weight))
+
+
+PROGRAMS = {"A1111": "a1111", "Forge": "forge", "ComfyUI": "comfyui", "sd-scripts": "kohya", "diffusers": "diffusers"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["diffusers", "diffusers, bare", "PEFT", "HCP"])
+def test_inspect_names_the_same_programs(form, open_base, adapter, tmp_path):
+    base = open_base("sd1")
+    rule, ends, _ = FORMS[form]
+    made = renamed(
+        adapter(base, alpha=RANK), base, rule, **{name: end for name, end in ends.items() if name != "alpha"}
+    )
+    save_file(made, path := tmp_path / "zwx.safetensors")
+    answers = {row["program"]: row["answer"] for row in describe_readers(recognize(path))}
+    rows = certify([open_file(path, "lora")], base, PROBE, trained=None).rows
+    faults = {row.consumer: fault for row in rows if (fault := row.fault(is_chosen=True))}
+    assert {PROGRAMS[name] for name, answer in answers.items() if answer != "yes"} == faults.keys(), faults
 
 
 ALPHAS = {
