@@ -58,7 +58,9 @@ def _certify(file: Path, path: str, consumers: tuple[Consumer, ...], registry: R
     from sdtune.train.machine.device import DTYPES, choose_device
 
     if file.suffix not in READABLE and file.is_file():
-        raise ConfigError(f"{file} is no file that can be verified", hint=f"it must end in {' or '.join(READABLE)}")
+        raise ConfigError(
+            f"{file} is no file that can be verified", hint=f"it must end in {' or '.join(sorted(READABLE))}"
+        )
     facts = examine(file)
     kind, device = tell_kind(file), choose_device()
     dtype = DTYPES["fp32" if device.type == "cpu" else "bf16"]

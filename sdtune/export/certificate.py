@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Answers = Mapping[str, Tensor]
 
 FAMILIES = frozenset({"sd1", "sd2", "sdxl"})
-READABLE = frozenset({".safetensors", ".pt"})
+READABLE = frozenset({".safetensors", ".pt", ".png"})
 METADATA_KEY = "sdtune.certificate"
 # Error over the change of the answer that a correct reading may show. A number keeps 24, 11 or 8 bits, and a low-rank
 # product of rounded factors is off by a few of its last ones: measured 4e-6, 1e-4 to 8e-4, and 1e-3. A scale that is

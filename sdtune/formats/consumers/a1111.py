@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdtune.errors import ModelError
 from sdtune.formats.consumers import adapters, contexts, dialects, embeddings, formulas
 from sdtune.formats.consumers.adapters import find_algorithm, keys_of, note_layer, weight_change
 from sdtune.formats.consumers.applying import applied
@@ -60,7 +61,10 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
 
 def _load(file: File) -> tuple[Mapping[Any, Any], str]:
     if not file.is_pickled:
-        return dict(file.tensors), ""
+        try:
+            return embeddings.content_of(file), ""
+        except ModelError as error:
+            return {}, str(error)
     from sdtune.formats.consumers.pickles import load_like_webui
 
     try:

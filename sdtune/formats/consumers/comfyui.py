@@ -70,6 +70,8 @@ def _read_checkpoint(file: File, view: BaseView, model: DiffusionModel) -> Readi
 
 
 def _read_loaded(file: File, view: BaseView) -> Reading:
+    if file.is_picture:
+        return Reading(unsupported=embeddings.NO_PICTURES)
     try:
         content: Mapping[Any, Any] = unpickle(file.path) if file.is_pickled else file.tensors
     except ModelError as error:

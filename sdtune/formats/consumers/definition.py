@@ -30,8 +30,7 @@ def read(file: File, view: BaseView, model: DiffusionModel) -> Reading:
         case "checkpoint":
             return read_checkpoint(file, view)
         case "embedding":
-            content = unpickle(file.path) if file.is_pickled else file.tensors
-            return embeddings.read_vectors(file, view, content)
+            return embeddings.read_vectors(file, view, embeddings.content_of(file))
         case "hypernetwork":
             return contexts.read_networks(unpickle(file.path), view, contexts.webui_network)
 

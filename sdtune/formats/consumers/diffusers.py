@@ -18,7 +18,7 @@ from sdtune.errors import ModelError, is_out_of_memory
 from sdtune.formats.consumers import dialects
 from sdtune.formats.consumers.adapters import ALGORITHMS, DORA, LOW_RANK, find_algorithm, keys_of
 from sdtune.formats.consumers.applying import named_layers, text_encoders
-from sdtune.formats.consumers.embeddings import take_vectors, tensors_in, widths
+from sdtune.formats.consumers.embeddings import NO_PICTURES, take_vectors, tensors_in, widths
 from sdtune.formats.consumers.reading import BaseView, File, Reading, Use, first_lines, unpickle
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def _pipeline(family: str, model: DiffusionModel) -> Any:
 
 def _read_embedding(file: File, view: BaseView, model: DiffusionModel) -> Reading:
     """Load the vectors into bare text encoders of the base's widths, tensor by tensor where there are two."""
+    if file.is_picture:
+        return Reading(unsupported=NO_PICTURES)
     try:
         content: Mapping[Any, Any] = unpickle(file.path) if file.is_pickled else file.tensors
     except ModelError as error:

@@ -12,7 +12,7 @@ from sdtune.errors import ModelError
 from sdtune.formats.consumers import adapters, comfy, dialects, embeddings
 from sdtune.formats.consumers.adapters import find_algorithm
 from sdtune.formats.consumers.checkpoints import note_prediction, read_checkpoint
-from sdtune.formats.consumers.reading import BaseView, File, Reading, first_lines, unpickle
+from sdtune.formats.consumers.reading import BaseView, File, Reading, first_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,7 +77,7 @@ def _count_unmatched(renamed: Renamed) -> Iterator[int]:
 def _read_embedding(file: File, view: BaseView) -> Reading:
     """Read vectors as A1111 does, but without A1111's own rules for pickles."""
     try:
-        content: Mapping[Any, Any] = unpickle(file.path) if file.is_pickled else file.tensors
+        content = embeddings.content_of(file)
     except ModelError as error:
         return Reading(refused=str(error))
     return embeddings.read_vectors(file, view, content)

@@ -117,6 +117,8 @@ def _is_target(layer: str) -> bool:
 
 
 def _read_embedding(file: File, view: BaseView) -> Reading:
+    if file.is_picture:
+        return Reading(unsupported=embeddings.NO_PICTURES)
     try:
         content: Mapping[Any, Any] = unpickle(file.path) if file.is_pickled else file.tensors
     except ModelError as error:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sdtune.export.artifact import ArtifactKind
     from sdtune.models.base import DiffusionModel
 
+PICTURES = frozenset({".png", ".webp"})
 _MOST_CHARACTERS = 160  # of a program's own words
 
 
@@ -152,8 +153,13 @@ class File:
 
     @property
     def is_pickled(self) -> bool:
-        """Whether it is a `.pt` and not a safetensors file."""
-        return self.path.suffix != ".safetensors"
+        """Whether it is a `.pt`."""
+        return self.path.suffix not in {".safetensors", *PICTURES}
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a picture that holds an embedding."""
+        return self.path.suffix in PICTURES
 
 
 Reader = Callable[[File, BaseView, "DiffusionModel"], Reading]
@@ -188,6 +194,8 @@ def tell_kind(path: Path) -> ArtifactKind:
         if any(name.startswith("model.diffusion_model.") for name in names):
             return "checkpoint"
         return "embedding" if len(names) == 1 or {"clip_l", "clip_g"} <= names else "lora"
+    if path.suffix in PICTURES:
+        return "embedding"
     content = unpickle(path)
     return "hypernetwork" if any(isinstance(key, int) for key in content) else "embedding"
 

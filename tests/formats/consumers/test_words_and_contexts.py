@@ -4,14 +4,18 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from sdtune.export.certificate import certify
 from sdtune.export.pickled import encode_pickled
 from sdtune.export.probe import Probe
+from sdtune.formats.card import encode_card
 from sdtune.formats.consumers.applying import view_of
 from sdtune.formats.consumers.embeddings import widths
 from sdtune.formats.consumers.reading import open_file
+from sdtune.formats.consumers.table import CONSUMERS
+from sdtune.formats.embedding import Embedding
 
 PROBE = Probe(captions=("a photo of zwx", "a red circle"))
 VECTORS = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
@@ -60,6 +64,25 @@ def test_every_program_reads_one_tensor_for_each_text_encoder(found, open_base):
     content = {encoder: torch.randn(2, width) for encoder, width in wanted.items()}
     assert content.keys() == {"clip_l", "clip_g"}
     assert found(content, "embedding", family="sdxl", suffix=".safetensors") == {}
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_both_webuis_read_a_picture_and_no_other_program_does(family, tmp_path, open_base):
+    base = open_base(family)
+    vectors = {encoder: torch.randn(2, width) for encoder, width in widths(view_of(base)).items()}
+    (tmp_path / "zwx.png").write_bytes(encode_card(Embedding(name="zwx", vectors=vectors)))
+    made = certify([open_file(tmp_path / "zwx.png", "embedding")], base, PROBE, trained=None)
+    assert made.faults() == []
+    assert {row.consumer for row in made.rows if not row.unsupported} == {"a1111", "forge"}
+    assert all(row.weights.error == 0 for row in made.rows if not row.unsupported)
+
+
+@pytest.mark.parametrize("program", ["a1111", "forge"])
+def test_a_picture_without_an_embedding_is_refused(program, tmp_path, open_base):
+    Image.new("RGB", (8, 8)).save(tmp_path / "zwx.png")
+    base = open_base("sd1")
+    reading = CONSUMERS[program](open_file(tmp_path / "zwx.png", "embedding"), view_of(base), base)
+    assert "no embedding in the picture" in reading.refused
 
 
 def test_two_tensors_are_too_many(found):
