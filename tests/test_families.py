@@ -18,6 +18,7 @@ import sdtune_lora
 import sdtune_lycoris
 import sdtune_textual_inversion
 from sdtune.config.model import ModelOptions
+from sdtune.export.certificate import READABLE
 from sdtune.models.architecture import FAMILIES
 from sdtune.models.open import open_model
 from sdtune.plugins import Registry
@@ -119,10 +120,10 @@ def assert_trained_and_certified(run):
     assert all(map(math.isfinite, losses))
     facts = run.folder.read_facts()
     assert facts["state"] == "done"
-    weights = {path.name for path in run.folder.exports.iterdir() if path.suffix in {".safetensors", ".pt"}}
+    weights = {path.name for path in run.folder.exports.iterdir() if path.suffix in READABLE}
     assert facts["certificate"].keys() == weights != set()
-    for rows in facts["certificate"].values():
-        assert rows.keys() == {"a1111", "forge", "comfyui", "kohya", "diffusers"}
+    for file, rows in facts["certificate"].items():
+        assert rows.keys() == {"a1111", "forge", *(() if file.endswith(".png") else ("comfyui", "kohya", "diffusers"))}
         assert "not_supported" not in rows["a1111"]
         for program, row in rows.items():
             if "not_supported" not in row:

@@ -94,13 +94,12 @@ class Certificate:
 
     def warnings(self) -> list[str]:
         """Name, for each file, the programs that by their nature cannot use it as trained."""
-        found: dict[str, list[str]] = {}
+        found: dict[tuple[str, str], list[str]] = {}
         for row in self.rows:
             if row.is_natural and row.consumer not in self.chosen:
-                found.setdefault(row.file, []).append(TITLES[row.consumer])
-        return [
-            f"{file} works otherwise than trained in {', '.join(names)}; see the table" for file, names in found.items()
-        ]
+                what = "cannot be used" if row.unsupported else "works otherwise than trained"
+                found.setdefault((row.file, what), []).append(TITLES[row.consumer])
+        return [f"{file} {what} in {', '.join(names)}; see the table" for (file, what), names in found.items()]
 
     def facts(self, file: str) -> dict[str, dict[str, object]]:
         """Give what is told of one file: program to its row, and what is wrong."""

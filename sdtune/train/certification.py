@@ -157,8 +157,12 @@ def _certify(run: Run, rounds: Sequence[Sequence[ExportedFile]], registry: Regis
 
 
 def _joined(found: Sequence[Certificate]) -> Certificate:
-    """Join what was found in several rounds; of a file that is in several, the first counts."""
-    rows = {(row.file, row.consumer): row for certificate in reversed(found) for row in certificate.rows}
+    """Join what was found in several rounds; of a file that is in several, the first counts.
+
+    That a program never loads another form of a file is no news: it gets the first.
+    """
+    others = [row for certificate in reversed(found[1:]) for row in certificate.rows if not row.unsupported]
+    rows = {(row.file, row.consumer): row for row in (*others, *found[0].rows)}
     files = dict.fromkeys(row.file for certificate in found for row in certificate.rows)
     return replace(found[0], rows=tuple(row for file in files for row in rows.values() if row.file == file))
 

@@ -15,6 +15,7 @@ import sdtune_lora
 import sdtune_lycoris
 import sdtune_textual_inversion
 from sdtune.errors import ConfigError, ModelError, StoppedError
+from sdtune.export.certificate import READABLE
 from sdtune.testing.images import write_images
 from sdtune.testing.runner import command, resume_training, train
 from sdtune.testing.tiny import tiny_model
@@ -63,7 +64,7 @@ def test_every_bundled_method_passes(method, options, tmp_path):
     run = train(BUNDLED, *options(tmp_path / "run"), f"method={method}", *METHODS[method])
     facts = run.folder.read_facts()
     assert facts["state"] == "done"
-    forms = {path.name for path in run.folder.exports.iterdir() if path.suffix in {".pt", ".safetensors"}}
+    forms = {path.name for path in run.folder.exports.iterdir() if path.suffix in READABLE}
     assert facts["certificate"].keys() == forms >= {file["name"] for file in facts["files"]}
     for rows in facts["certificate"].values():
         assert rows["a1111"]["used"] == rows["a1111"]["total"] > 0
@@ -154,6 +155,19 @@ def test_a_chain_no_file_holds_is_no_fault(options, tmp_path):
     first = train(BUNDLED, *options(tmp_path / "first"), "method=hypernetwork").folder.exports / "thing.pt"
     run = train(BUNDLED, *options(tmp_path / "second"), "method=hypernetwork", f"hypernetwork.chain=[{first}]")
     assert run.folder.read_facts()["certificate"]["thing.pt"]["a1111"]["error"] == 0
+
+
+def test_every_form_of_a_word_is_read_by_the_programs_that_load_it(options, tmp_path):
+    """That ComfyUI reads no pictures is no fault: what it gets is the first form."""
+    word = ("method=textual_inversion", "textual_inversion.token=zwx", "textual_inversion.formats=[pt,safetensors,png]")
+    run = train(BUNDLED, *options(tmp_path / "run"), *word, "output.consumers=[a1111,comfyui]")
+    found = run.folder.read_facts()["certificate"]
+    assert {file: set(rows) for file, rows in found.items()} == {
+        "zwx.pt": {"a1111", "comfyui"},
+        "zwx.safetensors": {"a1111", "comfyui"},
+        "zwx.png": {"a1111"},
+    }
+    assert all(row["error"] == row["weights"] == 0 for rows in found.values() for row in rows.values())
 
 
 def test_the_folder_of_a_webui_tells_which_it_is(options, tmp_path):
