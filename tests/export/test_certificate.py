@@ -161,8 +161,10 @@ def test_the_table_says_it_in_words():
         "  A1111               3 of 3 keys           error 0.10 %                    good",
         "  diffusers                                                                 not supported: it has none",
     ]
-    assert Certificate(rows=rows).warnings() == [
-        "zwx.safetensors works otherwise than trained in diffusers; see the table"
+    other = Row(**GOOD | {"consumer": "comfyui", "unknown": {"a": "it has no name for it"}})
+    assert Certificate(rows=(*rows, other)).warnings() == [
+        "zwx.safetensors cannot be used in diffusers; see the table",
+        "zwx.safetensors works otherwise than trained in ComfyUI; see the table",
     ]
 
 
