@@ -14,7 +14,7 @@ from sdtune.adapters import WeightChange, Wrapper
 from sdtune.errors import is_out_of_memory
 from sdtune.formats.consumers.applying import applied, named_layers
 from sdtune.formats.consumers.table import DEFINITION
-from sdtune.models.quantize import QuantizedLinear
+from sdtune.models.quantize import QuantizedLinear, quantized_layers
 from sdtune.randomness import derive_generator
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def trained_layers(model: DiffusionModel, *, is_whole: bool, words: Mapping[str,
                 found |= {f"{path}.bias": _adapted_bias(layer)}
         elif not holds_weight:  # a block, which no file names, or a change that tells no weights
             found |= {f"{path}.{leaf}": _untold for leaf in ("weight", "bias")}
-            replaced |= {path: layer} if isinstance(layer, Wrapper) else {}
+            is_packed = any(quantized_layers(layer))  # which cannot be asked in float32
+            replaced |= {path: layer} if isinstance(layer, Wrapper) and not is_packed else {}
         elif is_whole and not path.startswith(inside):
             for leaf, parameter in layer.named_parameters(recurse=False):
                 found[f"{path}.{leaf}"] = _whole(parameter)
