@@ -52,8 +52,8 @@ def _certify(file: Path, path: str, consumers: tuple[Consumer, ...], registry: R
     from sdtune.errors import ConfigError
     from sdtune.export.certificate import FAMILIES, READABLE, certify
     from sdtune.export.probe import Probe
-    from sdtune.formats.consumers.reading import open_file, tell_kind
-    from sdtune.formats.verifiable import examine
+    from sdtune.formats.consumers.reading import open_file
+    from sdtune.formats.verifiable import VERIFIED, examine
     from sdtune.models.open import open_model
     from sdtune.train.machine.device import DTYPES, choose_device
 
@@ -62,7 +62,7 @@ def _certify(file: Path, path: str, consumers: tuple[Consumer, ...], registry: R
             f"{file} is no file that can be verified", hint=f"it must end in {' or '.join(sorted(READABLE))}"
         )
     facts = examine(file)
-    kind, device = tell_kind(file), choose_device()
+    kind, device = VERIFIED[facts.kind], choose_device()
     dtype = DTYPES["fp32" if device.type == "cpu" else "bf16"]
     base = open_model(ModelOptions(path=path), dtype=dtype, device=device, registry=registry)
     if base.family not in FAMILIES:

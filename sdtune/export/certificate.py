@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdtune.errors import ModelError, Problems
-from sdtune.export.faults import FAULT, REMEDY, raise_if_faulty
+from sdtune.export.faults import FAULT, REMEDY
 from sdtune.export.probe import Probe, ask, distances
 from sdtune.export.row import MOST_ROUNDING, Row, make_row
 from sdtune.export.weights import (
@@ -66,14 +66,6 @@ class Certificate:
         """List what is wrong."""
         found = [(row, row.fault(is_chosen=row.consumer in self.chosen)) for row in self.rows]
         return [(row, fault) for row, fault in found if fault]
-
-    def raise_if_faulty(self) -> None:
-        """Refuse a file that a program would read otherwise than it was trained.
-
-        Raises:
-            ModelError: Names program, key and reason, for each.
-        """
-        raise_if_faulty({row.file: self.facts(row.file) for row in self.rows})
 
     def raise_beside_table(self) -> None:
         """Refuse such a file where the table was shown: it has said what is wrong, and each program is named alone.

@@ -9,12 +9,21 @@ from sdtune.formats.describe.weights import list_not_finite
 from sdtune.formats.recognize import recognize
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from sdtune.formats.facts import FileFacts
+    from sdtune.export.artifact import ArtifactKind
+    from sdtune.formats.facts import FileFacts, Kind
 
 _GIVE = "give a LoRA, a LyCORIS file, an embedding, a hypernetwork or a checkpoint"
-_VERIFIED = {"lora", "lycoris", "embedding", "hypernetwork", "checkpoint"}
+# Kinds of files whose reading is compared, and what programs take them for.
+VERIFIED: Mapping[Kind, ArtifactKind] = {
+    "lora": "lora",
+    "lycoris": "lora",
+    "embedding": "embedding",
+    "hypernetwork": "hypernetwork",
+    "checkpoint": "checkpoint",
+}
 
 
 def examine(file: Path) -> FileFacts:
@@ -27,7 +36,7 @@ def examine(file: Path) -> FileFacts:
     if not file.is_file():
         raise ConfigError(f"{file} is a folder" if file.is_dir() else f"there is no file {file}", hint=_GIVE)
     facts = recognize(file)
-    if facts.kind not in _VERIFIED:
+    if facts.kind not in VERIFIED:
         raise ModelError(f"{file.name} is of a kind that is not verified", hint=_GIVE)
     if names := list_not_finite(facts):
         raise ModelError(

@@ -183,23 +183,6 @@ def open_file(path: Path, kind: ArtifactKind) -> File:
         raise ModelError(f"cannot read {path} as a safetensors file: {error}") from error
 
 
-def tell_kind(path: Path) -> ArtifactKind:
-    """Tell what a file is by what it holds.
-
-    Raises:
-        ModelError: It cannot be read.
-    """
-    if path.suffix == ".safetensors":
-        names = set(open_file(path, "lora").tensors)
-        if any(name.startswith("model.diffusion_model.") for name in names):
-            return "checkpoint"
-        return "embedding" if len(names) == 1 or {"clip_l", "clip_g"} <= names else "lora"
-    if path.suffix in PICTURES:
-        return "embedding"
-    content = unpickle(path)
-    return "hypernetwork" if any(isinstance(key, int) for key in content) else "embedding"
-
-
 def unpickle(path: Path) -> Mapping[object, object]:
     """Read a `.pt` file as torch reads what it does not trust; ComfyUI, kohya's scripts and diffusers do.
 

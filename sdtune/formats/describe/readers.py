@@ -241,9 +241,8 @@ def _by_shape(modules: Sequence[AdapterModule], family: Family | None) -> Iterat
     if count := sum(rank != wanted for rank in ranks):
         reason = f"wants {wanted}-D tensors for {family.upper()}'s proj_in and proj_out"
         yield from (Obstacle(program, "refused", reason, count) for program in (SCRIPTS, DIFFUSERS))
-    whole = [m for m in modules if "diff" in m.tensors and (m.is_conv3 or m in ends)]
-    flat = sum(len(m.tensors["diff"].shape) != (4 if m.is_conv3 else wanted) for m in whole)
-    if flat:
+    sides = [(m, 4) for m in modules if m.is_conv3] + [(m, wanted) for m in ends]
+    if flat := sum("diff" in m.tensors and len(m.tensors["diff"].shape) != count for m, count in sides):
         reason = "wants whole weights in the shape that the layer has"
         yield from (Obstacle(program, "skipped", reason, flat) for program in (FORGE, COMFYUI))
 

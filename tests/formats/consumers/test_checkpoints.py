@@ -52,7 +52,7 @@ def test_every_program_reads_a_good_model(family, whole, file):
     base, tensors = whole(family)
     before = ask(base, PROBE)
     made = certify([file(tensors, "checkpoint")], base, PROBE, trained=None)
-    made.raise_if_faulty()
+    assert made.faults() == []
     assert made.effect > 0.01
     assert [row.consumer for row in made.rows] == ["a1111", "forge", "comfyui", "kohya", "diffusers"]
     assert max(row.error for row in made.rows) < 1e-4  # diffusers' own are not contiguous, so sums run otherwise
